@@ -1,0 +1,169 @@
+"""Records: tidy numbers, one row a number, and the one table of what each metric means.
+
+Every table has the columns of `COLUMNS`; a table may add columns of `EXTRA_COLUMNS`, which together with the others say what a number
+belongs to. Frames are checked before they are written, and a file appears whole or not at all.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from activation_descent.errors import RecordsError
+
+COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
+
+EXTRA_COLUMNS = {
+    "learner": "who predicts: transformer, gradient_descent, untrained, interpolated or optimum (closed form)",
+    "context_length": "N, examples in the context",
+    "input_dim": "d, entries of an input",
+    "input_scale": "alpha, the factor on the training range of the inputs",
+    "damping": "lambda, the factor on each update of a roll-out",
+    "iteration": "how often the layer, or the gradient step, was applied",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's unit and meaning; `finite` is False where divergence is a possible outcome."""
+
+    unit: str
+    meaning: str
+    finite: bool = True
+
+
+_LOSS = "0.5 * squared error"
+_TAIL = "mean over the snapshots in the last part of training (`tail_share`)"
+
+METRICS = {
+    # Curves of the regression study (von Oswald et al. 2022, section 3; definitions from the authors' `analyse`)
+    "training_loss": Metric(_LOSS, "mean loss on the training batches since the snapshot before"),
+    "loss": Metric(_LOSS, "mean loss of a learner on the evaluation tasks", finite=False),
+    "model_cosine": Metric("1", "mean cosine of the layer's model and gradient descent's, d prediction / d query"),
+    "model_difference": Metric("L2 norm", "mean distance of the layer's model from gradient descent's"),
+    "prediction_difference": Metric("label", "mean absolute difference of the layer's prediction and gradient descent's"),
+    # One number for each seed: what the claims read
+    "loss_ratio": Metric("1", f"loss of the layer / loss of one gradient step on the same tasks; {_TAIL}"),
+    "final_model_cosine": Metric("1", f"model_cosine; {_TAIL}"),
+    "final_model_difference": Metric("L2 norm", f"model_difference; {_TAIL}"),
+    "final_prediction_difference": Metric("label", f"prediction_difference; {_TAIL}"),
+    "step_size_error": Metric("1", f"|eta of the layer / eta of gradient descent - 1|; {_TAIL}"),
+    "interpolation_excess": Metric(
+        _LOSS, f"loss halfway between trained and constructed weights, minus the trained layer's loss; {_TAIL}"
+    ),
+    "context_length_gap": Metric(
+        "1", "largest |loss of the layer / loss of gradient descent with the trained-for rate - 1| over context lengths"
+    ),
+    "input_scale_gap": Metric(
+        "1", "largest |loss of the layer / loss of gradient descent with the trained-for rate - 1| over input scales"
+    ),
+    "problem_size_gap": Metric(
+        "1", "largest |loss of the layer / loss of one gradient step - 1| over layers trained at N = d of several sizes"
+    ),
+    "rollout_final_loss": Metric(_LOSS, "loss after the last iteration of the damped roll-out of the layer", finite=False),
+    "rollout_rises": Metric("iterations", "iterations of the damped roll-out of the layer that raise the loss"),
+    "rollout_undamped_growth": Metric(
+        "1", "loss of the undamped roll-out of the layer at iteration 20 / loss before the first", finite=False
+    ),
+    "rescaled_loss_excess": Metric("1", "relative rise of the layer's loss when its step is halved"),
+    "rescaled_cosine_change": Metric("1", "|change of model_cosine| when the layer's step is halved"),
+    # Controls: what the gates read
+    "construction_loss_ratio": Metric("1", "positive control: loss_ratio of the layer constructed by hand"),
+    "construction_cosine": Metric("1", "positive control: model_cosine of the layer constructed by hand"),
+    "construction_difference": Metric("L2 norm", "positive control: model_difference of the layer constructed by hand"),
+    "untrained_loss_ratio": Metric("1", "negative control: loss_ratio of the layer before training"),
+    "untrained_cosine": Metric("1", "negative control: model_cosine of the layer before training"),
+    "untrained_difference": Metric("L2 norm", "negative control: model_difference of the layer before training"),
+    "untrained_prediction_difference": Metric("label", "negative control: prediction_difference before training"),
+    "other_task_cosine": Metric("1", "negative control: cosine of the layer's model and gradient descent's on another task"),
+    "least_squares_cosine": Metric("1", "another algorithm: cosine of the layer's model and the least-squares model"),
+    "untrained_input_scale_gap": Metric("1", "negative control: input_scale_gap of the layer before training"),
+    "untrained_context_length_gap": Metric("1", "negative control: context_length_gap of the layer before training"),
+    "untrained_problem_size_gap": Metric("1", "negative control: problem_size_gap of the layers before training"),
+    "tuned_rate_ratio": Metric("1", "rate that is best on the tuning tasks / closed-form optimal rate"),
+    "gradient_descent_loss_ratio": Metric("1", "loss of one gradient step on the evaluation tasks / closed-form loss"),
+    "gradient_descent_rollout_loss": Metric(_LOSS, "rollout_final_loss of gradient descent itself", finite=False),
+    # Benchmarks
+    "data_time": Metric("ms/step", "drawing one batch of tasks, single thread, median over repeats"),
+    "update_time": Metric("ms/step", "gradient, clipping and optimiser step on one batch, single thread, median over repeats"),
+    "step_time": Metric("ms/step", "one whole training step, single thread, median over repeats"),
+    "peak_memory": Metric("MB", "peak resident memory of the process"),
+}
+
+
+def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the contract's columns first. Missing `seed` and `step` become 0."""
+    table = pd.DataFrame(list(rows))
+    for column in ("seed", "step"):
+        if column not in table:
+            table[column] = 0
+    extra = [column for column in EXTRA_COLUMNS if column in table]
+    return table[[column for column in (*COLUMNS[:-2], *extra, *COLUMNS[-2:]) if column in table]]
+
+
+def check(table: pd.DataFrame, name: str) -> None:
+    """Hold a table against the contract.
+
+    Args:
+        name: how to call the table in an error.
+
+    Raises:
+        RecordsError: if a column is missing or unknown, a metric is not in `METRICS`, a value is not a number (or not finite for
+            a metric that must be), or two rows say what one number belongs to.
+    """
+    missing = [column for column in COLUMNS if column not in table]
+    unknown = [column for column in table if column not in COLUMNS and column not in EXTRA_COLUMNS]
+    if missing or unknown:
+        raise RecordsError(f"{name}: columns missing {missing}, columns not declared in records.py {unknown}")
+    undeclared = sorted(set(table["metric"]) - set(METRICS))
+    if undeclared:
+        raise RecordsError(f"{name}: metrics not declared in records.py: {', '.join(undeclared)}")
+    values = pd.to_numeric(table["value"], errors="coerce")
+    bad = values.isna() | (np.isinf(values) & table["metric"].map(lambda metric: METRICS[metric].finite))
+    if bad.any():
+        row = table[bad].iloc[0]
+        raise RecordsError(f"{name}: {row['metric']} of variant {row['variant']}, seed {row['seed']} is {row['value']}")
+    keys = [column for column in table if column != "value"]
+    if table.duplicated(keys).any():
+        row = table[table.duplicated(keys)].iloc[0]
+        raise RecordsError(f"{name}: two rows for {row['metric']} of variant {row['variant']}, seed {row['seed']}")
+
+
+def write(table: pd.DataFrame, path: str | Path) -> None:
+    """Check a table and write it as CSV, whole or not at all.
+
+    Raises:
+        RecordsError: see `check`.
+    """
+    check(table, str(path))
+    write_text(table.to_csv(index=False, lineterminator="\n"), path)
+
+
+def read(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """One or several tables of records, checked.
+
+    Raises:
+        RecordsError: if a file cannot be parsed, or see `check`.
+    """
+    tables = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            table = pd.read_csv(path)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise RecordsError(f"{path} is not a table of records: {error}") from error
+        check(table, str(path))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file by `os.replace`: a reader sees the old file or the new one, never half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,43 @@
+"""Milliseconds per training step, as `train` takes them."""
+
+import multiprocessing
+import resource
+import statistics
+import time
+
+from activation_descent.regression.alignment import Row
+from activation_descent.regression.training import STUDY, SeedState, Training, train_block, training_tasks
+
+BLOCK = 20  # steps between two looks at the clock
+
+
+def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
+    """Records of one variant: the whole step, its data, its update (the difference of the two), and peak memory.
+
+    Data and whole step are timed in turn, `repeats` times after a warm-up, so a machine that slows down slows both; the medians are
+    reported. Runs in a process of its own, whose peak memory is then the variant's alone.
+    """
+    with multiprocessing.get_context("fork").Pool(1) as process:
+        return process.apply(_step_times, (settings, variant, repeats))
+
+
+def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
+    state = SeedState(settings, root=0, variant=variant, seed=0)
+    data, whole = [], []
+    for repeat in range(repeats + 1):
+        steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)
+        start = time.perf_counter()
+        for step in steps:
+            training_tasks(settings, 0, variant, 0, step)
+        drawn = time.perf_counter()
+        train_block(settings, 0, variant, state, steps)
+        data.append((drawn - start) / BLOCK * 1e3)
+        whole.append((time.perf_counter() - drawn) / BLOCK * 1e3)
+    values = {
+        "data_time": statistics.median(data[1:]),
+        "update_time": statistics.median(a - b for a, b in zip(whole[1:], data[1:], strict=True)),
+        "step_time": statistics.median(whole[1:]),
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    base = {"study": STUDY, "experiment": settings.experiment, "variant": variant}
+    return [base | {"metric": metric, "value": value} for metric, value in values.items()]

@@ -1,0 +1,77 @@
+"""In-context regression tasks (von Oswald et al. 2022, section 3).
+
+Arrays run over tasks along their *last* axis: sums over a task's ten tokens or features then vectorise over thousands of tasks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """A batch of regression tasks.
+
+    Attributes:
+        tokens: `(x_i, y_i)` for the context, then the query `(x_q, 0)` as the last token.
+        target: `y_q`, the label that the query asks for.
+    """
+
+    tokens: Float[Tensor, "feature token task"]
+    target: Float[Tensor, " task"]
+
+    @property
+    def inputs(self) -> Float[Tensor, "input context task"]:
+        return self.tokens[:-1, :-1]
+
+    @property
+    def labels(self) -> Float[Tensor, "context task"]:
+        return self.tokens[-1, :-1]
+
+    @property
+    def query(self) -> Float[Tensor, "input task"]:
+        return self.tokens[:-1, -1]
+
+
+def linear_tasks(
+    rng: np.random.Generator,
+    number: int,
+    input_dim: int,
+    context_length: int,
+    half_range: float,
+    weight_scale: float = 1.0,
+    dtype: type = np.float32,
+) -> Tasks:
+    """Noiseless linear regression: `w ~ N(0, weight_scale^2 I)`, `x ~ U(-half_range, half_range)^d`, `y = w . x`.
+
+    The paper's text says half_range 1; the authors' code, and with it every published curve, has half_range 0.5
+    (`create_reg_data` with `input_range=1`).
+
+    Args:
+        rng: the stream; `number` tasks are drawn from it.
+        dtype: numpy floating type of the draws and of the result.
+
+    Raises:
+        ValueError: if a size is below 1 or a scale is not positive.
+    """
+    if min(number, input_dim, context_length) < 1 or min(half_range, weight_scale) <= 0:
+        raise ValueError("tasks need number, input_dim, context_length >= 1 and half_range, weight_scale > 0")
+    weight = rng.standard_normal((input_dim, number), dtype=dtype)
+    weight *= weight_scale
+    tokens = np.empty((input_dim + 1, context_length + 1, number), dtype)
+    x, y = tokens[:-1], tokens[-1]
+    rng.random(out=x, dtype=dtype)
+    x -= 0.5
+    x *= 2 * half_range
+    np.einsum("fnt,ft->nt", x, weight, out=y)
+    target = y[-1].copy()
+    y[-1] = 0.0
+    return Tasks(torch.from_numpy(tokens), torch.from_numpy(target))
+
+
+def uniform_moments(half_range: float) -> tuple[float, float]:
+    """Variance and fourth moment of `U(-half_range, half_range)`."""
+    return half_range**2 / 3, half_range**4 / 5

@@ -1,0 +1,261 @@
+"""Training a layer on a stream of fresh tasks (von Oswald et al. 2022, appendix A.12; the authors' code).
+
+All seeds of a variant advance side by side, one block of steps at a time: the loss curves grow together, and one checkpoint holds the
+whole job. Each step's tasks come from a stream of their own, so a run that resumes at a block's end meets the same tasks as one that
+was never interrupted, and ends with the same bytes.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from activation_descent.errors import CheckpointError, DivergedError
+from activation_descent.regression.tasks import Tasks, linear_tasks
+from activation_descent.regression.transformer import MATRICES, initialise, one_layer_gradient
+from activation_descent.seeding import generator
+
+STUDY = "regression"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a variant trains on and how; the published values and their sources stand in `config/config.yaml`."""
+
+    experiment: str
+    seeds: int
+    input_dim: int
+    context_length: int
+    half_range: float
+    weight_scale: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    clip_norm: float
+    init_scale: float
+    snapshot_every: int
+
+
+@dataclass
+class Trained:
+    """The course of a training job.
+
+    Attributes:
+        steps: the steps after which a snapshot was taken, 0 first.
+        snapshots: the weights then.
+        losses: mean training loss over the steps since the snapshot before; a fresh batch at each step, so it estimates the
+            population loss of the moving weights. Not a number at step 0.
+    """
+
+    steps: list[int]
+    snapshots: Float[Tensor, "seed snapshot matrix feature feature"]
+    losses: Float[Tensor, "seed snapshot"]
+
+
+def save_trained(trained: Trained, settings: Training, weights: Path, config: Path) -> None:
+    """Write a job's outcome as safetensors beside its settings as JSON, each whole or not at all."""
+    partial = weights.with_name(weights.name + ".partial")
+    tensors = {"steps": torch.tensor(trained.steps), "snapshots": trained.snapshots, "losses": trained.losses}
+    save_file(tensors, partial)
+    os.replace(partial, weights)
+    partial = config.with_name(config.name + ".partial")
+    partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    os.replace(partial, config)
+
+
+def load_trained(settings: Training, weights: Path) -> Trained:
+    """Read what `save_trained` wrote.
+
+    Raises:
+        CheckpointError: if the file is damaged or its shapes are not those of the settings.
+    """
+    try:
+        tensors = load_file(weights)
+        trained = Trained(tensors["steps"].tolist(), tensors["snapshots"], tensors["losses"])
+    except Exception as error:
+        raise CheckpointError(f"{weights} cannot be read ({error}); delete it to train again") from error
+    features = settings.input_dim + 1
+    expected = (settings.seeds, len(trained.steps), len(MATRICES), features, features)
+    if tuple(trained.snapshots.shape) != expected:
+        raise CheckpointError(f"{weights} holds snapshots of shape {tuple(trained.snapshots.shape)}, not {expected}; delete it")
+    return trained
+
+
+def training_tasks(settings: Training, root: int, variant: str, seed: int, step: int) -> Tasks:
+    """The batch of one training step, from the stream "train"."""
+    rng = generator(root, STUDY, settings.experiment, variant, "train", seed, step)
+    return linear_tasks(
+        rng,
+        settings.batch_size,
+        settings.input_dim,
+        settings.context_length,
+        settings.half_range,
+        settings.weight_scale,
+    )
+
+
+def clip_by_global_norm(gradient: Tensor, clip_norm: float) -> Tensor:
+    """optax's rule: scale the gradient to `clip_norm` when it is longer, leave it otherwise. In place."""
+    return gradient.mul_(clip_norm / max(gradient.norm().item(), clip_norm))
+
+
+class SeedState:
+    """One replication: its weights and its optimiser, AdamW without decay as in the authors' code."""
+
+    def __init__(self, settings: Training, root: int, variant: str, seed: int):
+        rng = generator(root, STUDY, settings.experiment, variant, "initialise", seed)
+        self.number = seed
+        self.weights = initialise(rng, settings.input_dim, settings.init_scale)
+        self.weights.grad = torch.zeros_like(self.weights)
+        self.optimiser = torch.optim.Adam(
+            [self.weights],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            fused=True,
+        )
+        # Adam makes its state at the first step; made here it can be restored before any step.
+        self.optimiser.state[self.weights] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(self.weights),
+            "exp_avg_sq": torch.zeros_like(self.weights),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{self.number}.weights": self.weights} | {
+            f"{self.number}.{name}": tensor for name, tensor in self.optimiser.state[self.weights].items()
+        }
+
+
+def train_block(settings: Training, root: int, variant: str, state: SeedState, steps: Sequence[int]) -> float:
+    """Advance one seed through `steps`; returns the mean loss.
+
+    Raises:
+        DivergedError: if the loss of the block is not finite.
+    """
+    scratch = torch.empty(settings.input_dim + 1, settings.context_length + 1, settings.batch_size)
+    total = torch.zeros((), dtype=torch.float64)
+    for step in steps:
+        tasks = training_tasks(settings, root, variant, state.number, step)
+        loss, gradient = one_layer_gradient(state.weights, tasks, scratch)
+        state.weights.grad.copy_(clip_by_global_norm(gradient, settings.clip_norm))
+        state.optimiser.step()
+        total += loss
+    mean = total.item() / len(steps)
+    if not np.isfinite(mean):
+        raise DivergedError(
+            f"training of variant {variant} diverged: the loss of seed {state.number} is {mean} between steps {steps[0]} and "
+            f"{steps[-1] + 1}; lower learning_rate or clip_norm"
+        )
+    return mean
+
+
+def train(
+    settings: Training,
+    root: int,
+    variant: str,
+    checkpoint: Path | None = None,
+    code: str = "",
+    report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+) -> Trained:
+    """Train every seed of one variant.
+
+    Args:
+        root: the configuration's `seed`.
+        checkpoint: a file that is rewritten after each block and removed at the end. If it exists and was written by the same
+            settings and the same code, training resumes from it; any other is ignored.
+        code: a digest of the program.
+        report: called after each block with the step and a loss for each seed, earlier blocks of a resumed run included.
+
+    Raises:
+        DivergedError: if a loss is no longer finite.
+        CheckpointError: if the checkpoint is damaged.
+    """
+    with _alone(checkpoint):
+        seeds = [SeedState(settings, root, variant, seed) for seed in range(settings.seeds)]
+        ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
+        identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
+        features = settings.input_dim + 1
+        trained = Trained(
+            ends,
+            torch.zeros(settings.seeds, len(ends), len(MATRICES), features, features),
+            torch.full((settings.seeds, len(ends)), torch.nan, dtype=torch.float64),
+        )
+        trained.snapshots[:, 0] = torch.stack([state.weights for state in seeds])
+        blocks = _restore(checkpoint, identity, seeds, trained)
+        for block, (start, end) in enumerate(zip(ends, ends[1:], strict=False), start=1):
+            if block > blocks:
+                for state in seeds:
+                    trained.losses[state.number, block] = train_block(settings, root, variant, state, range(start, end))
+                    trained.snapshots[state.number, block] = state.weights
+                _save(checkpoint, identity, seeds, trained, block)
+            report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    return trained
+
+
+@contextmanager
+def _alone(checkpoint: Path | None) -> Iterator[None]:
+    """Wait until no other process trains from this checkpoint.
+
+    A job whose workflow was killed lives on; the job of the next run waits for it here instead of writing into its files.
+    """
+    if checkpoint is None:
+        yield
+        return
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    path = checkpoint.with_suffix(".lock")
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is training from {checkpoint}; waiting for it to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _save(checkpoint: Path | None, identity: str, seeds: list[SeedState], trained: Trained, block: int) -> None:
+    if checkpoint is None:
+        return
+    tensors = {"snapshots": trained.snapshots, "losses": trained.losses}
+    for state in seeds:
+        tensors |= state.tensors()
+    partial = checkpoint.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"identity": identity, "block": str(block)})
+    os.replace(partial, checkpoint)
+
+
+def _restore(checkpoint: Path | None, identity: str, seeds: list[SeedState], trained: Trained) -> int:
+    """Load a checkpoint of the same settings; returns the number of blocks that it holds, 0 if there is none."""
+    if checkpoint is None or not checkpoint.exists():
+        return 0
+    try:
+        with safe_open(checkpoint, framework="pt") as stored:
+            metadata = stored.metadata()
+            if metadata["identity"] != identity:
+                print(f"{checkpoint} was written by other settings or other code; training from the start", flush=True)
+                return 0
+            trained.snapshots.copy_(stored.get_tensor("snapshots"))
+            trained.losses.copy_(stored.get_tensor("losses"))
+            for state in seeds:
+                for name, tensor in state.tensors().items():
+                    tensor.copy_(stored.get_tensor(name))
+    except Exception as error:  # safetensors raises its own type, and others on a file cut short
+        raise CheckpointError(f"{checkpoint} cannot be read ({error}); delete it to train from the start") from error
+    print(f"resuming {checkpoint} after block {metadata['block']}", flush=True)
+    return int(metadata["block"])

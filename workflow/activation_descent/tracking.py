@@ -1,0 +1,127 @@
+"""Runs in Weights & Biases, and what a job prints.
+
+Tracking never decides the science: a run is written offline unless the configuration says otherwise, and a network that fails costs
+a warning. What fails loudly is a folder that cannot be written, because wandb would move the run to the temp folder in silence.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from activation_descent.errors import ActivationDescentError, TrackingError
+
+ONLINE_TIMEOUT = 30  # seconds that a run waits for the network before it goes on offline
+
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+def log_to(path: str) -> None:
+    """Send this process's prints and warnings to a log file.
+
+    An uncaught `ActivationDescentError` ends the process with its one sentence, in the log and on the terminal; any other exception
+    leaves its traceback in the log.
+    """
+    terminal = sys.__stderr__
+    sys.stdout = sys.stderr = open(path, "w", buffering=1, encoding="utf-8")
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, ActivationDescentError):
+            print(f"{kind.__name__}: {error}")
+            print(f"{kind.__name__}: {error}", file=terminal, flush=True)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = show
+
+
+class Progress:
+    """Says on the terminal, at most every few seconds, how far a job is and how long it will take."""
+
+    def __init__(self, name: str, total: int, every: float = 10.0):
+        self.name, self.total, self.every = name, total, every
+        self.start = self.last = time.monotonic()
+        self.first: int | None = None
+
+    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.start = step, now
+        if step < self.total and now - self.last < self.every:
+            return
+        self.last = now
+        rate = (now - self.start) / max(step - self.first, 1)
+        loss = sum(values.values()) / max(len(values), 1)
+        line = f"{self.name}: step {step} of {self.total}, loss {loss:.5f}, {rate * (self.total - step):.0f} s left"
+        print(line)
+        print(line, file=sys.__stderr__, flush=True)
+
+
+@contextmanager
+def track(
+    settings: Mapping[str, Any], folder: Path, study: str, rule: str, variant: str, config: Mapping[str, Any]
+) -> Iterator[Log]:
+    """A wandb run for one job: project from the settings, group = study, job_type = rule, id = `<rule>-<variant>`.
+
+    An earlier run of the same id in the folder is replaced. Yields a function that logs values at a step; the last values become
+    the summary.
+
+    Args:
+        settings: `mode` (offline, online or disabled) and `project`.
+        folder: runs are kept in `<folder>/wandb`.
+
+    Raises:
+        TrackingError: if that folder cannot be written.
+    """
+    if settings["mode"] == "disabled":
+        yield lambda step, values: None
+        return
+    _require_writable(folder)
+    import wandb
+
+    identity = f"{rule}-{variant}"
+    for old in (folder / "wandb").glob(f"*run-*-{identity}"):
+        shutil.rmtree(old)
+    arguments = {
+        "project": settings["project"],
+        "group": study,
+        "job_type": rule,
+        "id": identity,
+        "name": f"{rule}/{variant}",
+        "dir": str(folder),
+        "config": dict(config),
+        "tags": [study, rule],
+    }
+    quiet = wandb.Settings(console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=ONLINE_TIMEOUT)
+    run = None
+    if settings["mode"] == "online":
+        try:
+            run = wandb.init(mode="online", resume="allow", settings=quiet, **arguments)
+        except Exception as error:  # wandb has a dozen ways to say that there is no network or no key
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            warning = f"wandb is out of reach, so {identity} is recorded offline: {reason[0]}"
+            print(warning)
+            print(warning, file=sys.__stderr__, flush=True)
+            wandb.teardown()
+    if run is None:
+        run = wandb.init(mode="offline", settings=quiet, **arguments)
+    if not Path(run.dir).resolve().is_relative_to(folder.resolve()):
+        written = run.dir
+        run.finish(exit_code=1)
+        raise TrackingError(f"wandb wrote {identity} to {written} instead of {folder / 'wandb'}; make that folder writable")
+    with run:
+        yield lambda step, values: run.log(dict(values), step=step)
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / "wandb"):
+            pass
+    except OSError as error:
+        raise TrackingError(f"runs cannot be recorded in {folder / 'wandb'}: {error.strerror or error}") from error

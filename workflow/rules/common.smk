@@ -1,0 +1,58 @@
+import yaml
+
+from activation_descent.errors import ActivationDescentError
+from activation_descent.provenance import source_digest
+from activation_descent.settings import check_schema, resolve_regression
+
+
+def read_yaml(path):
+    """A YAML file, or one sentence that names it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.safe_load(file)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WorkflowError(
+            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+        )
+
+
+def code(rule):
+    """Digest of the library code that a rule's script uses, as a param: an edit there reruns the rule."""
+    return source_digest(workflow.source_path(f"../scripts/{rule}.py"))
+
+
+def config_sources():
+    """The configuration files in the order in which they were merged, with their contents."""
+    overlays = [str(path) for path in workflow.overwrite_configfiles]
+    base = [
+        str(path) for path in workflow.configfiles if str(path) not in overlays
+    ]
+    return {
+        os.path.relpath(path): read_yaml(path) for path in base + overlays
+    }
+
+
+def checked_settings():
+    """Check configuration and claims before anything runs; returns the resolved variants and the claims."""
+    from activation_descent.claims import check as check_claims
+
+    try:
+        check_schema(
+            config,
+            read_yaml(workflow.source_path("../schemas/config.schema.yaml")),
+            config_sources(),
+        )
+        variants = resolve_regression(config["regression"])
+        document = read_yaml(workflow.source_path("../../config/claims.yaml"))
+        check_schema(
+            document,
+            read_yaml(workflow.source_path("../schemas/claims.schema.yaml")),
+            {"config/claims.yaml": document},
+        )
+        check_claims(document["claims"], {"regression": list(variants)})
+    except ActivationDescentError as error:
+        raise WorkflowError(str(error))
+    return variants, document["claims"]
+
+
+VARIANTS, CLAIMS = checked_settings()

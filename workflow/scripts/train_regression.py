@@ -1,0 +1,27 @@
+"""Train all seeds of one variant; a wandb run shows their losses while they fall."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from activation_descent.regression.training import STUDY, Training, save_trained, train
+from activation_descent.tracking import Progress, log_to, track
+
+log_to(snakemake.log[0])
+torch.set_num_threads(snakemake.threads)
+variant = snakemake.wildcards.variant
+settings = Training(**snakemake.params.training)
+progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
+config = {"seed": snakemake.params.seed, "variant": variant, **asdict(settings)}
+
+with track(snakemake.params.tracking, Path(snakemake.params.runs), STUDY, snakemake.rule, variant, config) as log:
+
+    def report(step, losses):
+        log(step, losses)
+        progress(step, losses)
+
+    weights = Path(snakemake.output.weights)
+    checkpoint = weights.with_name("checkpoint.safetensors")
+    trained = train(settings, snakemake.params.seed, variant, checkpoint, snakemake.params.code, report)
+    save_trained(trained, settings, weights, Path(snakemake.output.config))
