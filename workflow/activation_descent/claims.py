@@ -11,6 +11,7 @@ gates (controls that must behave) and compares; whatever needs more thought is a
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class Condition:
     def meets(self, other: "Condition") -> bool:
         """Whether some number meets both conditions."""
         edges = sorted({0.0, *self.bounds, *other.bounds})
-        between = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
+        between = [(a + b) / 2 for a, b in pairwise(edges)]
         return any(self.holds(x) and other.holds(x) for x in [edges[0] - 1, *edges, *between, edges[-1] + 1])
 
     def __str__(self) -> str:

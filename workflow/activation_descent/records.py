@@ -87,6 +87,7 @@ METRICS = {
     "tuned_rate_ratio": Metric("1", "rate that is best on the tuning tasks / closed-form optimal rate"),
     "gradient_descent_loss_ratio": Metric("1", "loss of one gradient step on the evaluation tasks / closed-form loss"),
     "gradient_descent_rollout_loss": Metric(_LOSS, "rollout_final_loss of gradient descent itself", finite=False),
+    "gradient_descent_undamped_growth": Metric("1", "rollout_undamped_growth of gradient descent itself", finite=False),
     # Benchmarks
     "data_time": Metric("ms/step", "drawing one batch of tasks, single thread, median over repeats"),
     "update_time": Metric("ms/step", "gradient, clipping and optimiser step on one batch, single thread, median over repeats"),

@@ -28,7 +28,7 @@ def log_to(path: str) -> None:
     leaves its traceback in the log.
     """
     terminal = sys.__stderr__
-    sys.stdout = sys.stderr = open(path, "w", buffering=1, encoding="utf-8")
+    sys.stdout = sys.stderr = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (open to the process's end)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, ActivationDescentError):
@@ -45,19 +45,20 @@ class Progress:
 
     def __init__(self, name: str, total: int, every: float = 10.0):
         self.name, self.total, self.every = name, total, every
-        self.start = self.last = time.monotonic()
-        self.first: int | None = None
+        self.last = time.monotonic()
+        self.first: tuple[int, float] | None = None  # step and time from which on progress is measured
 
     def __call__(self, step: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
         if self.first is None:
-            self.first, self.start = step, now
+            self.first = step, now
         if step < self.total and now - self.last < self.every:
             return
         self.last = now
-        rate = (now - self.start) / max(step - self.first, 1)
+        done, elapsed = step - self.first[0], now - self.first[1]
+        left = f", {elapsed / done * (self.total - step):.0f} s left" if done and step < self.total else ""
         loss = sum(values.values()) / max(len(values), 1)
-        line = f"{self.name}: step {step} of {self.total}, loss {loss:.5f}, {rate * (self.total - step):.0f} s left"
+        line = f"{self.name}: step {step} of {self.total}, loss {loss:.5f}{left}"
         print(line)
         print(line, file=sys.__stderr__, flush=True)
 

@@ -11,9 +11,7 @@ def read_yaml(path):
         with open(path, encoding="utf-8") as file:
             return yaml.safe_load(file)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WorkflowError(
-            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
-        )
+        raise WorkflowError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}")
 
 
 def code(rule):
@@ -24,12 +22,8 @@ def code(rule):
 def config_sources():
     """The configuration files in the order in which they were merged, with their contents."""
     overlays = [str(path) for path in workflow.overwrite_configfiles]
-    base = [
-        str(path) for path in workflow.configfiles if str(path) not in overlays
-    ]
-    return {
-        os.path.relpath(path): read_yaml(path) for path in base + overlays
-    }
+    base = [str(path) for path in workflow.configfiles if str(path) not in overlays]
+    return {os.path.relpath(path): read_yaml(path) for path in base + overlays}
 
 
 def checked_settings():

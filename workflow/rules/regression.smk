@@ -45,9 +45,7 @@ rule compare_regression:
         code=code("compare_regression"),
         seed=config["seed"],
         training=lambda wildcards: VARIANTS[wildcards.variant],
-        tasks=lambda wildcards: config["regression"]["evaluation"][
-            "tasks" if wildcards.variant in FIGURES else "sweep_tasks"
-        ],
+        tasks=lambda wildcards: config["regression"]["evaluation"]["tasks" if wildcards.variant in FIGURES else "sweep_tasks"],
     message:
         "Hold the layer against gradient descent: {wildcards.variant}"
     script:
@@ -82,9 +80,7 @@ rule probe_regression:
 
 rule compare_regression_sizes:
     input:
-        alignment=lambda wildcards: collect(
-            "<run>/regression/{size}/alignment.csv", size=sweep(wildcards)
-        ),
+        alignment=lambda wildcards: collect("<run>/regression/{size}/alignment.csv", size=sweep(wildcards)),
     output:
         statistics="<run>/regression/{variant}/sizes.csv",
     log:
@@ -97,9 +93,7 @@ rule compare_regression_sizes:
     params:
         code=code("compare_regression_sizes"),
         experiment=lambda wildcards: VARIANTS[wildcards.variant]["experiment"],
-        sizes=lambda wildcards: {
-            size: VARIANTS[size]["input_dim"] for size in sweep(wildcards)
-        },
+        sizes=lambda wildcards: {size: VARIANTS[size]["input_dim"] for size in sweep(wildcards)},
         tail_share=config["regression"]["evaluation"]["tail_share"],
     message:
         "Compare layers of several sizes: {wildcards.variant}"
@@ -112,9 +106,7 @@ rule plot_regression:
         alignment=rules.compare_regression.output.alignment,
         generalisation=rules.probe_regression.output.generalisation,
         rollout=rules.probe_regression.output.rollout,
-        sizes=lambda wildcards: collect(
-            "<run>/regression/{size}/alignment.csv", size=sweep(wildcards)
-        ),
+        sizes=lambda wildcards: collect("<run>/regression/{size}/alignment.csv", size=sweep(wildcards)),
     output:
         report(
             "<run>/regression/figures/{variant}.svg",
@@ -133,9 +125,7 @@ rule plot_regression:
         code=code("plot_regression"),
         training=lambda wildcards: VARIANTS[wildcards.variant],
         evaluation=config["regression"]["evaluation"],
-        sizes=lambda wildcards: {
-            size: VARIANTS[size]["input_dim"] for size in sweep(wildcards)
-        },
+        sizes=lambda wildcards: {size: VARIANTS[size]["input_dim"] for size in sweep(wildcards)},
     message:
         "Draw figure 2: {wildcards.variant}"
     script:

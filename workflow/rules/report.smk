@@ -19,9 +19,7 @@ rule prepare_config:
 
 rule judge_claims:
     input:
-        statistics=collect(
-            "<run>/regression/{variant}/statistics.csv", variant=FIGURES
-        ),
+        statistics=collect("<run>/regression/{variant}/statistics.csv", variant=FIGURES),
         sizes=collect(
             "<run>/regression/{variant}/sizes.csv",
             variant=[name for name, sizes in FIGURES.items() if sizes],

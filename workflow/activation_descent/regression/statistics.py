@@ -87,12 +87,18 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
         KeyError: if the table lacks either damping.
     """
     wide = rollout.pivot_table(index=["damping", "learner", "seed"], columns="iteration", values="value")
-    damped, undamped = wide.loc[damping, "transformer"], wide.loc[1.0, "transformer"]
+    damped = wide.loc[damping, "transformer"]
+
+    def undamped_growth(learner: str) -> np.ndarray:
+        losses = wide.loc[1.0, learner]
+        return (losses[UNDAMPED_HORIZON] / losses[0]).to_numpy()
+
     return {
         "rollout_final_loss": damped.iloc[:, -1].to_numpy(),
         "rollout_rises": (damped.diff(axis=1) > 0).sum(axis=1).to_numpy(),
-        "rollout_undamped_growth": (undamped[UNDAMPED_HORIZON] / undamped[0]).to_numpy(),
+        "rollout_undamped_growth": undamped_growth("transformer"),
         "gradient_descent_rollout_loss": wide.loc[damping, "gradient_descent"].iloc[:, -1].to_numpy(),
+        "gradient_descent_undamped_growth": undamped_growth("gradient_descent"),
     }
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +197,7 @@ def train(
         )
         trained.snapshots[:, 0] = torch.stack([state.weights for state in seeds])
         blocks = _restore(checkpoint, identity, seeds, trained)
-        for block, (start, end) in enumerate(zip(ends, ends[1:], strict=False), start=1):
+        for block, (start, end) in enumerate(pairwise(ends), start=1):
             if block > blocks:
                 for state in seeds:
                     trained.losses[state.number, block] = train_block(settings, root, variant, state, range(start, end))
