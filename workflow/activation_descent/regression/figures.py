@@ -62,7 +62,7 @@ def one_layer_figure(
     import matplotlib.pyplot as plt
 
     with style():
-        figure, panels = plt.subplots(2, 3, figsize=(10.5, 6.4))
+        figure, panels = plt.subplots(2, 3, figsize=(11, 6.8))
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
         _loss_panel(panels[0, 0], alignment)
         _alignment_panel(panels[0, 1], alignment)
@@ -84,10 +84,12 @@ def one_layer_figure(
 def _loss_panel(axes: "Axes", alignment: pd.DataFrame) -> None:
     losses = alignment[alignment["metric"] == "loss"]
     _curves(axes, losses[losses["learner"] != "interpolated"], "step", ["transformer", "gradient_descent"])
+    # Near initialisation the interpolation divides by almost nothing
     late = losses[(losses["learner"] == "interpolated") & (losses["step"] >= losses["step"].max() * 0.1)]
     _curves(axes, late, "step", ["interpolated"])
     axes.set(title="(a) Loss on held-out tasks", xlabel="training step", ylabel=LOSS)
-    axes.set_ylim(bottom=0.9 * losses.loc[losses["learner"] == "gradient_descent", "value"].min())
+    before = losses.loc[losses["step"] == 0].query("learner == 'transformer'")["value"].mean()
+    axes.set_ylim(0.9 * losses.loc[losses["learner"] == "gradient_descent", "value"].min(), 1.1 * before)
     axes.legend(title=None)
 
 
@@ -106,12 +108,12 @@ def _alignment_panel(axes: "Axes", alignment: pd.DataFrame) -> None:
         sns.lineplot(rows, x="step", y="value", ax=axes, color=colour, errorbar=("ci", 95), seed=0, label=label, linewidth=1.5)
         if dashes:
             axes.get_lines()[-1].set_dashes(dashes)
-    axes.set(title="(b) Trained layer against one gradient step", xlabel="training step", ylabel="cosine, or distance")
-    axes.legend(title=None)
+    axes.set(title="(b) Layer against gradient step", xlabel="training step", ylabel="cosine (1), or distance")
+    axes.legend(title=None, loc="upper right")
 
 
 def _size_panel(axes: "Axes", sizes: Mapping[str, tuple[int, pd.DataFrame]], settings: Mapping[str, float]) -> None:
-    axes.set(title="(c) Layers trained at other sizes", xlabel="N = d, examples = inputs", ylabel=LOSS)
+    axes.set(title="(c) Layers trained at each size", xlabel="N = d, examples = inputs", ylabel=LOSS)
     if not sizes:
         axes.text(0.5, 0.5, "not swept for this variant", ha="center", va="center", transform=axes.transAxes)
         return
@@ -131,7 +133,7 @@ def _size_panel(axes: "Axes", sizes: Mapping[str, tuple[int, pd.DataFrame]], set
 def _scale_panel(axes: "Axes", table: pd.DataFrame) -> None:
     _curves(axes, table.sort_values("input_scale"), "input_scale", ["optimum", "transformer", "gradient_descent", "interpolated"])
     axes.axvline(1.0, color="0.4", linewidth=0.8, linestyle=":")
-    axes.set(title="(d) Inputs scaled after training (dotted: training)", xlabel="α, factor on the input range", ylabel=LOSS)
+    axes.set(title="(d) Inputs scaled by α (trained at 1)", xlabel="α, factor on the input range", ylabel=LOSS)
     axes.set_yscale("log")
     axes.legend(title=None)
 
@@ -140,21 +142,44 @@ def _length_panel(axes: "Axes", table: pd.DataFrame, settings: Mapping[str, floa
     table = table.sort_values("context_length")
     _curves(axes, table, "context_length", ["optimum", "transformer", "gradient_descent", "interpolated"], marker=None)
     axes.axvline(settings["context_length"], color="0.4", linewidth=0.8, linestyle=":")
-    axes.set(title="(e) Other context lengths, fixed step (dotted: training)", xlabel="N, examples in the context", ylabel=LOSS)
+    axes.set(
+        title=f"(e) Other contexts, fixed step (trained at {settings['context_length']})",
+        xlabel="N, examples in the context",
+        ylabel=LOSS,
+    )
     axes.set_yscale("log")
     axes.legend(title=None)
 
 
 def _rollout_panel(axes: "Axes", rollout: pd.DataFrame, settings: Mapping[str, float]) -> None:
+    """The judged damping as mean and band; of the others every seed up to the iteration at which it leaves the panel."""
     start = rollout.loc[rollout["iteration"] == 0, "value"].mean()
-    for damping, table in sorted(rollout.groupby("damping"), key=lambda pair: pair[0] != settings["judged_damping"]):
-        _curves(axes, table, "iteration", ["transformer", "gradient_descent"])
-        shown = table[(table["learner"] == "gradient_descent") & (table["value"] < 2 * start)]
-        end = shown.loc[shown["iteration"].idxmax()]
+    top, end = 2.0 * start, rollout["iteration"].max()
+    judged = settings["judged_damping"]
+    for damping, table in rollout.groupby("damping"):
+        if damping == judged:
+            _curves(axes, table, "iteration", ["transformer", "gradient_descent"])
+            last = table.loc[(table["iteration"] == end), "value"].mean()
+            axes.annotate(
+                f"λ = {damping:g}", (end, last), xytext=(0, 6), textcoords="offset points", ha="right", fontsize="small"
+            )
+            continue
+        for learner, width in (("transformer", 0.6), ("gradient_descent", 1.5)):
+            for _, seed in table[table["learner"] == learner].groupby("seed"):
+                inside = seed[(seed["value"] < 10 * top).cummin()]
+                (line,) = axes.plot(inside["iteration"], inside["value"], color=COLOURS[learner], linewidth=width)
+                if DASHES[learner]:
+                    line.set_dashes(DASHES[learner])
+        descent = table[(table["learner"] == "gradient_descent") & (table["value"] < 0.6 * top)]
+        leaves = descent.loc[descent["iteration"].idxmax()]
         axes.annotate(
-            f"λ = {damping:g}", (end["iteration"], end["value"]), xytext=(3, 3), textcoords="offset points", fontsize="small"
+            f"λ = {damping:g}",
+            (leaves["iteration"], leaves["value"]),
+            xytext=(6, 0),
+            textcoords="offset points",
+            fontsize="small",
         )
-    axes.set(title="(f) The layer applied again and again", xlabel="iteration", ylabel=LOSS, yscale="log")
-    axes.set_ylim(0.1 * start, 2.5 * start)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:2], labels[:2], title=None, loc="upper center")
+    axes.set(
+        title="(f) The layer applied again and again", xlabel="iteration", ylabel=LOSS, yscale="log", ylim=(0.08 * start, top)
+    )
+    axes.legend(title=None, loc="lower left")
