@@ -180,7 +180,7 @@ def judge(
     gates, failures = [], []
     for gate in claim["gate"]:
         condition, controls = Condition.parse(gate["must_be"]), units(gate)
-        passed = len(controls) > 0 and all(condition.holds(value) for value in controls)
+        passed = len(controls) > 0 and all(condition.holds(value) for value in controls.tolist())
         shown = f"{np.mean(controls):.4g}" if len(controls) else "absent"
         gates.append(f"{gate['metric']} {condition}: {shown} {'passed' if passed else 'FAILED'}")
         failures.append(not passed)

@@ -16,7 +16,7 @@ from typing import Any
 
 from activation_descent.errors import ActivationDescentError, TrackingError
 
-ONLINE_TIMEOUT = 30  # seconds that a run waits for the network before it goes on offline
+ONLINE_TIMEOUT = 20  # seconds that a run waits for the network before it is recorded offline
 
 Log = Callable[[int, Mapping[str, float]], None]
 
@@ -99,18 +99,18 @@ def track(
         "tags": [study, rule],
     }
     quiet = wandb.Settings(console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=ONLINE_TIMEOUT)
-    run = None
-    if settings["mode"] == "online":
+    mode = settings["mode"]
+    if mode == "online":
+        # Asked first, because a run whose start fails blocks its id for the rest of the process
         try:
-            run = wandb.init(mode="online", resume="allow", settings=quiet, **arguments)
+            _ = wandb.Api(timeout=ONLINE_TIMEOUT).viewer
         except Exception as error:  # wandb has a dozen ways to say that there is no network or no key
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            warning = f"wandb is out of reach, so {identity} is recorded offline: {reason[0]}"
+            mode = "offline"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            warning = f"wandb is out of reach, so {identity} is recorded offline: {reason}"
             print(warning)
             print(warning, file=sys.__stderr__, flush=True)
-            wandb.teardown()
-    if run is None:
-        run = wandb.init(mode="offline", settings=quiet, **arguments)
+    run = wandb.init(mode=mode, settings=quiet, **arguments)
     if not Path(run.dir).resolve().is_relative_to(folder.resolve()):
         written = run.dir
         run.finish(exit_code=1)

@@ -6,7 +6,7 @@ import statistics
 import time
 
 from activation_descent.regression.alignment import Row
-from activation_descent.regression.training import STUDY, SeedState, Training, train_block, training_tasks
+from activation_descent.regression.training import STUDY, SeedState, Training, batch_array, train_block, training_tasks
 
 BLOCK = 20  # steps between two looks at the clock
 
@@ -23,12 +23,13 @@ def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
 
 def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
     state = SeedState(settings, root=0, variant=variant, seed=0)
+    batch = batch_array(settings)
     data, whole = [], []
     for repeat in range(repeats + 1):
         steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)
         start = time.perf_counter()
         for step in steps:
-            training_tasks(settings, 0, variant, 0, step)
+            training_tasks(settings, 0, variant, 0, step, batch)
         drawn = time.perf_counter()
         train_block(settings, 0, variant, state, steps)
         data.append((drawn - start) / BLOCK * 1e3)

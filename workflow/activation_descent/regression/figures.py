@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSS = "loss (0.5 × squared error)"
+BOOTSTRAP = 300  # of at most a few thousand distinct resamples: five seeds have 126
 
 
 def _curves(axes: "Axes", table: pd.DataFrame, x: str, learners: list[str], marker: str | None = None) -> None:
@@ -33,6 +34,7 @@ def _curves(axes: "Axes", table: pd.DataFrame, x: str, learners: list[str], mark
             color=COLOURS[learner],
             dashes=False,
             errorbar=("ci", 95),
+            n_boot=BOOTSTRAP,
             seed=0,
             marker=marker,
             label=LABELS[learner],
@@ -105,7 +107,18 @@ def _alignment_panel(axes: "Axes", alignment: pd.DataFrame) -> None:
         rows = alignment[alignment["metric"] == metric]
         for _, seed in rows.groupby("seed"):
             axes.plot(seed["step"], seed["value"], color=colour, linewidth=0.4, alpha=0.6)
-        sns.lineplot(rows, x="step", y="value", ax=axes, color=colour, errorbar=("ci", 95), seed=0, label=label, linewidth=1.5)
+        sns.lineplot(
+            rows,
+            x="step",
+            y="value",
+            ax=axes,
+            color=colour,
+            errorbar=("ci", 95),
+            n_boot=BOOTSTRAP,
+            seed=0,
+            label=label,
+            linewidth=1.5,
+        )
         if dashes:
             axes.get_lines()[-1].set_dashes(dashes)
     axes.set(title="(b) Layer against gradient step", xlabel="training step", ylabel="cosine (1), or distance")

@@ -44,6 +44,7 @@ def linear_tasks(
     half_range: float,
     weight_scale: float = 1.0,
     dtype: type = np.float32,
+    out: np.ndarray | None = None,
 ) -> Tasks:
     """Noiseless linear regression: `w ~ N(0, weight_scale^2 I)`, `x ~ U(-half_range, half_range)^d`, `y = w . x`.
 
@@ -53,6 +54,8 @@ def linear_tasks(
     Args:
         rng: the stream; `number` tasks are drawn from it.
         dtype: numpy floating type of the draws and of the result.
+        out: an array of shape (feature, token, task) to hold the tokens. A loop that draws into the same array again and again
+            spares the system fresh pages, which cost as much as the numbers.
 
     Raises:
         ValueError: if a size is below 1 or a scale is not positive.
@@ -61,7 +64,7 @@ def linear_tasks(
         raise ValueError("tasks need number, input_dim, context_length >= 1 and half_range, weight_scale > 0")
     weight = rng.standard_normal((input_dim, number), dtype=dtype)
     weight *= weight_scale
-    tokens = np.empty((input_dim + 1, context_length + 1, number), dtype)
+    tokens = np.empty((input_dim + 1, context_length + 1, number), dtype) if out is None else out
     x, y = tokens[:-1], tokens[-1]
     rng.random(out=x, dtype=dtype)
     x -= 0.5

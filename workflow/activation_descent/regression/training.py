@@ -95,8 +95,8 @@ def load_trained(settings: Training, weights: Path) -> Trained:
     return trained
 
 
-def training_tasks(settings: Training, root: int, variant: str, seed: int, step: int) -> Tasks:
-    """The batch of one training step, from the stream "train"."""
+def training_tasks(settings: Training, root: int, variant: str, seed: int, step: int, out: np.ndarray | None = None) -> Tasks:
+    """The batch of one training step, from the stream "train"; `out` as in `linear_tasks`."""
     rng = generator(root, STUDY, settings.experiment, variant, "train", seed, step)
     return linear_tasks(
         rng,
@@ -105,7 +105,13 @@ def training_tasks(settings: Training, root: int, variant: str, seed: int, step:
         settings.context_length,
         settings.half_range,
         settings.weight_scale,
+        out=out,
     )
+
+
+def batch_array(settings: Training) -> np.ndarray:
+    """Room for the tokens of one batch."""
+    return np.empty((settings.input_dim + 1, settings.context_length + 1, settings.batch_size), np.float32)
 
 
 def clip_by_global_norm(gradient: Tensor, clip_norm: float) -> Tensor:
@@ -147,11 +153,11 @@ def train_block(settings: Training, root: int, variant: str, state: SeedState, s
     Raises:
         DivergedError: if the loss of the block is not finite.
     """
-    scratch = torch.empty(settings.input_dim + 1, settings.context_length + 1, settings.batch_size)
+    batch = batch_array(settings)
     total = torch.zeros((), dtype=torch.float64)
     for step in steps:
-        tasks = training_tasks(settings, root, variant, state.number, step)
-        loss, gradient = one_layer_gradient(state.weights, tasks, scratch)
+        tasks = training_tasks(settings, root, variant, state.number, step, batch)
+        loss, gradient = one_layer_gradient(state.weights, tasks)
         state.weights.grad.copy_(clip_by_global_norm(gradient, settings.clip_norm))
         state.optimiser.step()
         total += loss

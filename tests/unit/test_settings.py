@@ -1,0 +1,108 @@
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from activation_descent.errors import SettingsError
+from activation_descent.settings import check_schema, resolve_regression
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+CONFIG = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+def change(path, value):
+    config = copy.deepcopy(CONFIG)
+    *parents, last = path.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return config
+
+
+def test_the_shipped_configuration_is_fine():
+    check_schema(CONFIG, SCHEMA, {"config/config.yaml": CONFIG})
+    variants = resolve_regression(CONFIG["regression"])
+    assert variants["one_layer_full_range"]["half_range"] == 1.0
+    assert variants["one_layer_full_range"]["steps"] == CONFIG["regression"]["published"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("regression.published.sedes", 3, "config/config.yaml: regression.published: unknown key 'sedes'; did you mean 'seeds'?"),
+        ("regression.published.seeds", 0, "config/config.yaml: regression.published.seeds: 0 is less than the minimum of 1"),
+        ("regression.published.seeds", "five", "config/config.yaml: regression.published.seeds: 'five' is not of type integer"),
+        (
+            "regression.published.learning_rate",
+            "1e-3",
+            "config/config.yaml: regression.published.learning_rate: '1e-3' is text to YAML, not a number; write it with a decimal "
+            "point, as in 1.0e-3",
+        ),
+        ("regression.published.steps", ..., "config/config.yaml: regression.published: key 'steps' is missing"),
+        (
+            "tracking.mode",
+            "sometimes",
+            "config/config.yaml: tracking.mode: 'sometimes' is not one of ['offline', 'online', 'disabled']",
+        ),
+        ("run", "reference", "config/config.yaml: run: 'reference' is not allowed; a name of letters"),
+        ("run", "a/b", "config/config.yaml: run: 'a/b' is not allowed"),
+        ("seed", -1, "config/config.yaml: seed: -1 is less than the minimum of 0"),
+        ("regression.variants.one_layer", {}, "config/config.yaml: regression.variants.one_layer: key 'experiment' is missing"),
+        ("regression", ..., "config/config.yaml: the top level: key 'regression' is missing"),
+        ("regression.evaluation.input_scales", [], "config/config.yaml: regression.evaluation.input_scales:"),
+    ],
+)
+def test_faults_are_one_sentence_that_names_file_and_key(path, value, sentence):
+    config = change(path, value)
+    with pytest.raises(SettingsError) as caught:
+        check_schema(config, SCHEMA, {"config/config.yaml": config})
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fault_is_sought_in_the_overlay_that_made_it():
+    config = change("regression.published.seeds", 0)
+    overlay = {"regression": {"published": {"seeds": 0}}}
+    with pytest.raises(SettingsError, match=r"^mine\.yaml: regression\.published\.seeds: 0"):
+        check_schema(config, SCHEMA, {"config/config.yaml": CONFIG, "mine.yaml": overlay})
+
+
+def test_what_no_file_sets_came_from_the_command_line():
+    config = change("speed", 3)
+    with pytest.raises(SettingsError, match=r"^command line: the top level: unknown key 'speed'"):
+        check_schema(config, SCHEMA, {"config/config.yaml": CONFIG})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("regression.published.snapshot_every", 9000, "snapshot_every 9000 exceeds steps"),
+        ("regression.evaluation.judged_damping", 0.5, r"regression\.evaluation\.dampings: 0\.5 is missing"),
+        ("regression.evaluation.dampings", [0.75], r"regression\.evaluation\.dampings: 1 is missing"),
+        ("regression.figures.one_layer", ["size_7"], r"regression\.figures\.one_layer: there is no variant 'size_7'"),
+        ("regression.variants.size_5.input_dim", 6, r"needs input_dim = context_length; variant 'size_5' has 6 and 5"),
+    ],
+)
+def test_settings_that_cannot_run_together(path, value, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        resolve_regression(change(path, value)["regression"])
+
+
+def keys(schema, prefix=""):
+    for name, child in schema.get("properties", {}).items():
+        yield prefix + name
+        yield from keys(child, f"{prefix}{name}.")
+
+
+def test_the_readme_explains_every_key_of_the_schema_and_no_other():
+    text = (ROOT / "config/README.md").read_text()
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    explained = {key for cell in table for key in re.findall(r"`([^`]+)`", cell)}
+    assert explained == {*keys(SCHEMA), *SCHEMA["$defs"]["training"]["properties"]}
