@@ -51,13 +51,14 @@ def test_clipping_by_hand():
 def test_first_adam_step_moves_each_weight_by_the_learning_rate_against_its_gradient():
     """Adam's first step is -lr * g / (|g| + eps) whatever the clip, so the clipped training step has a closed form."""
     settings = replace(SETTINGS, steps=1, snapshot_every=1)
-    state = training.SeedState(settings, 0, "v", 0)
-    before = state.weights.clone()
-    _, gradient = one_layer_gradient(before, training.training_tasks(settings, 0, "v", 0, 0))
-    clipped = gradient * min(1.0, settings.clip_norm / gradient.norm().item())
-    training.train_block(settings, 0, "v", state, range(1))
-    expected = before - settings.learning_rate * clipped / (clipped.abs() + settings.epsilon)
-    assert torch.allclose(state.weights, expected, atol=1e-7)
+    job = training.Job(settings, 0, "v")
+    before = job.weights.clone()
+    job.advance(range(1))
+    for seed in range(settings.seeds):
+        _, gradient = one_layer_gradient(before[seed], training.training_tasks(settings, 0, "v", seed, 0))
+        clipped = gradient * min(1.0, settings.clip_norm / gradient.norm().item())
+        expected = before[seed] - settings.learning_rate * clipped / (clipped.abs() + settings.epsilon)
+        assert torch.allclose(job.weights[seed], expected, atol=1e-7)
 
 
 def test_snapshots_and_losses_stand_at_the_right_steps():

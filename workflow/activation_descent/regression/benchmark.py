@@ -6,13 +6,13 @@ import statistics
 import time
 
 from activation_descent.regression.alignment import Row
-from activation_descent.regression.training import STUDY, SeedState, Training, batch_array, train_block, training_tasks
+from activation_descent.regression.training import STUDY, Job, Training, batch_array, training_tasks
 
-BLOCK = 20  # steps between two looks at the clock
+BLOCK = 10  # steps of all seeds between two looks at the clock
 
 
 def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
-    """Records of one variant: the whole step, its data, its update (the difference of the two), and peak memory.
+    """Records of one variant for a step of one seed: the whole step, its data, its update (the difference of the two), and peak memory.
 
     Data and whole step are timed in turn, `repeats` times after a warm-up, so a machine that slows down slows both; the medians are
     reported. Runs in a process of its own, whose peak memory is then the variant's alone.
@@ -22,18 +22,19 @@ def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
 
 
 def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
-    state = SeedState(settings, root=0, variant=variant, seed=0)
+    job = Job(settings, root=0, variant=variant)
     batch = batch_array(settings)
     data, whole = [], []
     for repeat in range(repeats + 1):
         steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)
         start = time.perf_counter()
         for step in steps:
-            training_tasks(settings, 0, variant, 0, step, batch)
+            for seed in range(settings.seeds):
+                training_tasks(settings, 0, variant, seed, step, batch)
         drawn = time.perf_counter()
-        train_block(settings, 0, variant, state, steps)
-        data.append((drawn - start) / BLOCK * 1e3)
-        whole.append((time.perf_counter() - drawn) / BLOCK * 1e3)
+        job.advance(steps)
+        data.append((drawn - start) / BLOCK / settings.seeds * 1e3)
+        whole.append((time.perf_counter() - drawn) / BLOCK / settings.seeds * 1e3)
     values = {
         "data_time": statistics.median(data[1:]),
         "update_time": statistics.median(a - b for a, b in zip(whole[1:], data[1:], strict=True)),

@@ -7,6 +7,7 @@ was never interrupted, and ends with the same bytes.
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.regression.tasks import Tasks, linear_tasks
-from activation_descent.regression.transformer import MATRICES, initialise, one_layer_gradient
+from activation_descent.regression.transformer import MATRICES, Weights, initialise, one_layer_gradient
 from activation_descent.seeding import generator
 
 STUDY = "regression"
@@ -119,13 +120,21 @@ def clip_by_global_norm(gradient: Tensor, clip_norm: float) -> Tensor:
     return gradient.mul_(clip_norm / max(gradient.norm().item(), clip_norm))
 
 
-class SeedState:
-    """One replication: its weights and its optimiser, AdamW without decay as in the authors' code."""
+class Job:
+    """The replications of one variant: their weights side by side, and one optimiser for all of them.
 
-    def __init__(self, settings: Training, root: int, variant: str, seed: int):
-        rng = generator(root, STUDY, settings.experiment, variant, "initialise", seed)
-        self.number = seed
-        self.weights = initialise(rng, settings.input_dim, settings.init_scale)
+    AdamW without decay, as in the authors' code, works on each number alone, so that one call for all seeds does what a call for each
+    would do.
+    """
+
+    def __init__(self, settings: Training, root: int, variant: str):
+        self.settings, self.root, self.variant = settings, root, variant
+
+        def initial(seed: int) -> Weights:
+            rng = generator(root, STUDY, settings.experiment, variant, "initialise", seed)
+            return initialise(rng, settings.input_dim, settings.init_scale)
+
+        self.weights = torch.stack([initial(seed) for seed in range(settings.seeds)])  # seed matrix feature feature
         self.weights.grad = torch.zeros_like(self.weights)
         self.optimiser = torch.optim.Adam(
             [self.weights],
@@ -135,39 +144,37 @@ class SeedState:
             fused=True,
         )
         # Adam makes its state at the first step; made here it can be restored before any step.
-        self.optimiser.state[self.weights] = {
+        self.moments = {
             "step": torch.zeros(()),
             "exp_avg": torch.zeros_like(self.weights),
             "exp_avg_sq": torch.zeros_like(self.weights),
         }
+        self.optimiser.state[self.weights] = self.moments
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {f"{self.number}.weights": self.weights} | {
-            f"{self.number}.{name}": tensor for name, tensor in self.optimiser.state[self.weights].items()
-        }
+    def advance(self, steps: Sequence[int]) -> Float[Tensor, " seed"]:
+        """Train every seed through `steps`; returns the mean loss of each.
 
-
-def train_block(settings: Training, root: int, variant: str, state: SeedState, steps: Sequence[int]) -> float:
-    """Advance one seed through `steps`; returns the mean loss.
-
-    Raises:
-        DivergedError: if the loss of the block is not finite.
-    """
-    batch = batch_array(settings)
-    total = torch.zeros((), dtype=torch.float64)
-    for step in steps:
-        tasks = training_tasks(settings, root, variant, state.number, step, batch)
-        loss, gradient = one_layer_gradient(state.weights, tasks)
-        state.weights.grad.copy_(clip_by_global_norm(gradient, settings.clip_norm))
-        state.optimiser.step()
-        total += loss
-    mean = total.item() / len(steps)
-    if not np.isfinite(mean):
-        raise DivergedError(
-            f"training of variant {variant} diverged: the loss of seed {state.number} is {mean} between steps {steps[0]} and "
-            f"{steps[-1] + 1}; lower learning_rate or clip_norm"
-        )
-    return mean
+        Raises:
+            DivergedError: if a mean is not finite.
+        """
+        settings = self.settings
+        batch = batch_array(settings)
+        total = torch.zeros(settings.seeds, dtype=torch.float64)
+        for step in steps:
+            for seed in range(settings.seeds):
+                tasks = training_tasks(settings, self.root, self.variant, seed, step, batch)
+                loss, gradient = one_layer_gradient(self.weights[seed], tasks)
+                self.weights.grad[seed] = clip_by_global_norm(gradient, settings.clip_norm)
+                total[seed] += loss
+            self.optimiser.step()
+        means = total / len(steps)
+        for seed, mean in enumerate(means.tolist()):
+            if not math.isfinite(mean):
+                raise DivergedError(
+                    f"training of variant {self.variant} diverged: the loss of seed {seed} is {mean} between steps {steps[0]} and "
+                    f"{steps[-1] + 1}; lower learning_rate or clip_norm"
+                )
+        return means
 
 
 def train(
@@ -192,23 +199,21 @@ def train(
         CheckpointError: if the checkpoint is damaged.
     """
     with _alone(checkpoint):
-        seeds = [SeedState(settings, root, variant, seed) for seed in range(settings.seeds)]
+        job = Job(settings, root, variant)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
         identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
-        features = settings.input_dim + 1
         trained = Trained(
             ends,
-            torch.zeros(settings.seeds, len(ends), len(MATRICES), features, features),
+            torch.zeros(settings.seeds, len(ends), *job.weights.shape[1:]),
             torch.full((settings.seeds, len(ends)), torch.nan, dtype=torch.float64),
         )
-        trained.snapshots[:, 0] = torch.stack([state.weights for state in seeds])
-        blocks = _restore(checkpoint, identity, seeds, trained)
+        trained.snapshots[:, 0] = job.weights
+        done = _restore(checkpoint, identity, job, trained)
         for block, (start, end) in enumerate(pairwise(ends), start=1):
-            if block > blocks:
-                for state in seeds:
-                    trained.losses[state.number, block] = train_block(settings, root, variant, state, range(start, end))
-                    trained.snapshots[state.number, block] = state.weights
-                _save(checkpoint, identity, seeds, trained, block)
+            if block > done:
+                trained.losses[:, block] = job.advance(range(start, end))
+                trained.snapshots[:, block] = job.weights
+                _save(checkpoint, identity, job, trained, block)
             report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -236,18 +241,19 @@ def _alone(checkpoint: Path | None) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _save(checkpoint: Path | None, identity: str, seeds: list[SeedState], trained: Trained, block: int) -> None:
+def _state(job: Job, trained: Trained) -> dict[str, Tensor]:
+    return {"weights": job.weights, **job.moments, "snapshots": trained.snapshots, "losses": trained.losses}
+
+
+def _save(checkpoint: Path | None, identity: str, job: Job, trained: Trained, block: int) -> None:
     if checkpoint is None:
         return
-    tensors = {"snapshots": trained.snapshots, "losses": trained.losses}
-    for state in seeds:
-        tensors |= state.tensors()
     partial = checkpoint.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"identity": identity, "block": str(block)})
+    save_file(_state(job, trained), partial, metadata={"identity": identity, "block": str(block)})
     os.replace(partial, checkpoint)
 
 
-def _restore(checkpoint: Path | None, identity: str, seeds: list[SeedState], trained: Trained) -> int:
+def _restore(checkpoint: Path | None, identity: str, job: Job, trained: Trained) -> int:
     """Load a checkpoint of the same settings; returns the number of blocks that it holds, 0 if there is none."""
     if checkpoint is None or not checkpoint.exists():
         return 0
@@ -257,11 +263,8 @@ def _restore(checkpoint: Path | None, identity: str, seeds: list[SeedState], tra
             if metadata["identity"] != identity:
                 print(f"{checkpoint} was written by other settings or other code; training from the start", flush=True)
                 return 0
-            trained.snapshots.copy_(stored.get_tensor("snapshots"))
-            trained.losses.copy_(stored.get_tensor("losses"))
-            for state in seeds:
-                for name, tensor in state.tensors().items():
-                    tensor.copy_(stored.get_tensor(name))
+            for name, tensor in _state(job, trained).items():
+                tensor.copy_(stored.get_tensor(name))
     except Exception as error:  # safetensors raises its own type, and others on a file cut short
         raise CheckpointError(f"{checkpoint} cannot be read ({error}); delete it to train from the start") from error
     print(f"resuming {checkpoint} after block {metadata['block']}", flush=True)
