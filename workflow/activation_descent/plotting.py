@@ -42,8 +42,6 @@ def style() -> Iterator[None]:
     import seaborn as sns
 
     settings = {
-        "svg.hashsalt": "activation-descent",
-        "figure.constrained_layout.use": True,
         "axes.titlesize": "medium",
         "axes.titlelocation": "left",
         "legend.frameon": False,
@@ -54,10 +52,13 @@ def style() -> Iterator[None]:
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as SVG, whole or not at all, without the date, and close it."""
+    """Lay a figure out and write it as SVG, whole or not at all, without the date; then close it."""
+    import matplotlib
     import matplotlib.pyplot as plt
 
+    figure.tight_layout()
     partial = Path(path).with_name(Path(path).name + ".partial")
-    figure.savefig(partial, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "activation-descent"}):  # else identifiers in the file are drawn at random
+        figure.savefig(partial, format="svg", metadata={"Date": None})
     os.replace(partial, path)
     plt.close(figure)

@@ -23,7 +23,8 @@ def check_schema(document: Any, schema: Mapping[str, Any], sources: Mapping[str,
     faults = sorted(Draft202012Validator(schema).iter_errors(document), key=lambda e: (list(map(str, e.absolute_path)), str(e)))
     if not faults:
         return
-    fault = max(faults, key=relevance)
+    # A misspelt key is two faults, one unknown and one missing; the unknown one names the mistake
+    fault = max(faults, key=lambda fault: (fault.validator == "additionalProperties", *relevance(fault)))
     path = list(fault.absolute_path)
     key = ".".join(map(str, path)) or "the top level"
     raise SettingsError(f"{_origin(path, fault, sources)}: {key}: {_sentence(fault)}")

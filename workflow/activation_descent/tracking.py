@@ -110,13 +110,19 @@ def track(
             warning = f"wandb is out of reach, so {identity} is recorded offline: {reason}"
             print(warning)
             print(warning, file=sys.__stderr__, flush=True)
+    hook = sys.excepthook
     run = wandb.init(mode=mode, settings=quiet, **arguments)
+    sys.excepthook = hook  # wandb's prints a traceback for every error; the run's end is marked below
     if not Path(run.dir).resolve().is_relative_to(folder.resolve()):
         written = run.dir
         run.finish(exit_code=1)
         raise TrackingError(f"wandb wrote {identity} to {written} instead of {folder / 'wandb'}; make that folder writable")
-    with run:
+    try:
         yield lambda step, values: run.log(dict(values), step=step)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
 
 
 def _require_writable(folder: Path) -> None:

@@ -50,3 +50,11 @@ def checked_settings():
 
 
 VARIANTS, CLAIMS = checked_settings()
+FIGURES = config["regression"]["figures"]
+# Variants that neither have a figure nor enter a sweep are not run
+USED_VARIANTS = sorted({*FIGURES, *(size for sizes in FIGURES.values() for size in sizes)})
+
+
+def sweep(wildcards):
+    """The variants of a figure's sweep over N = d."""
+    return FIGURES[wildcards.variant]

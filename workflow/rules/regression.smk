@@ -1,11 +1,3 @@
-FIGURES = config["regression"]["figures"]
-
-
-def sweep(wildcards):
-    """The variants of a figure's sweep over N = d."""
-    return FIGURES[wildcards.variant]
-
-
 rule train_regression:
     output:
         weights="<run>/regression/{variant}/snapshots.safetensors",
@@ -21,7 +13,6 @@ rule train_regression:
         code=code("train_regression"),
         seed=config["seed"],
         training=lambda wildcards: VARIANTS[wildcards.variant],
-        tracking=config["tracking"],
         runs=subpath(output.weights, ancestor=3),
     message:
         "Train a linear self-attention layer: {wildcards.variant}"
@@ -142,7 +133,7 @@ rule benchmark_regression:
     threads: 1
     params:
         code=code("benchmark_regression"),
-        training=VARIANTS,
+        training={variant: VARIANTS[variant] for variant in USED_VARIANTS},
         repeats=30,
     message:
         "Time a training step of each variant"

@@ -1,6 +1,3 @@
-USED_VARIANTS = sorted({*FIGURES, *(size for sizes in FIGURES.values() for size in sizes)})
-
-
 rule prepare_config:
     output:
         "<run>/config.yaml",

@@ -15,7 +15,8 @@ settings = Training(**snakemake.params.training)
 progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
 config = {"seed": snakemake.params.seed, "variant": variant, **asdict(settings)}
 
-with track(snakemake.params.tracking, Path(snakemake.params.runs), STUDY, snakemake.rule, variant, config) as log:
+# From the configuration and not from params: how a job is recorded is no reason to train again
+with track(snakemake.config["tracking"], Path(snakemake.params.runs), STUDY, snakemake.rule, variant, config) as log:
 
     def report(step, losses):
         log(step, losses)

@@ -1,4 +1,7 @@
+import fcntl
 import math
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -106,6 +109,21 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path, change, capsys):
     fresh = training.train(**(arguments | {"checkpoint": None}))
     assert torch.equal(training.train(**arguments, checkpoint=checkpoint).snapshots, fresh.snapshots)
     assert "other settings or other code" in capsys.readouterr().out
+
+
+def test_a_job_waits_while_another_trains_from_the_same_checkpoint(tmp_path, capsys):
+    order = []
+    with (tmp_path / "checkpoint.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a job does whose workflow was killed
+        second = threading.Thread(
+            target=lambda: (training.train(SETTINGS, 0, "v", tmp_path / "checkpoint.safetensors"), order.append("second"))
+        )
+        second.start()
+        time.sleep(0.5)
+        order.append("first")
+    second.join(30)
+    assert order == ["first", "second"]
+    assert "waiting for it to end" in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

@@ -1,0 +1,122 @@
+"""What would run: every configuration, and what a change reruns."""
+
+import os
+import re
+import time
+
+import pytest
+
+
+def planned(output):
+    """Rules and how often they would run, from a dry run."""
+    table = re.search(r"^job +count\n-+ +-+\n(.*?)^total", output, re.MULTILINE | re.DOTALL)
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table[1], re.MULTILINE)} if table else {}
+
+
+@pytest.mark.parametrize(("scale", "variants", "figures"), [("config", 6, 2), ("smoke", 4, 2), ("paper", 9, 2)])
+def test_dry_run_of_every_configuration(project, scale, variants, figures):
+    overlay = [] if scale == "config" else ["--configfile", f"config/{scale}.yaml"]
+    assert planned(project.snakemake("--dry-run", "--cores", "2", *overlay)) == {
+        "all": 1,
+        "train_regression": variants,
+        "compare_regression": variants,
+        "probe_regression": figures,
+        "compare_regression_sizes": 1,
+        "plot_regression": figures,
+        "prepare_config": 1,
+        "judge_claims": 1,
+        "render_page": 1,
+    }
+    assert not (project.folder / "results").exists()
+
+
+def dry(smoke, *overlay, **environment):
+    configs = ["config/smoke.yaml", *overlay]
+    return planned(smoke.snakemake("--dry-run", "--cores", "2", "--configfile", *configs, **environment))
+
+
+def test_a_second_run_does_nothing(smoke):
+    assert dry(smoke) == {}
+
+
+def test_more_seeds_for_one_variant_rerun_what_depends_on_it(smoke):
+    smoke.write("more.yaml", "regression: {variants: {one_layer_full_range: {seeds: 3}}}\n")
+    assert dry(smoke, "more.yaml") == {
+        "all": 1,
+        "train_regression": 1,
+        "compare_regression": 1,
+        "probe_regression": 1,
+        "plot_regression": 1,
+        "judge_claims": 1,
+        "prepare_config": 1,
+        "render_page": 1,
+    }
+
+
+def test_another_learning_rate_of_a_sweep_variant_leaves_the_other_figure_alone(smoke):
+    smoke.write("rate.yaml", "regression: {variants: {size_5: {learning_rate: 0.002}}}\n")
+    plan = dry(smoke, "rate.yaml")
+    assert plan["train_regression"] == plan["plot_regression"] == plan["compare_regression_sizes"] == 1
+    assert "probe_regression" not in plan
+
+
+def test_evaluation_settings_do_not_retrain(smoke):
+    smoke.write("more.yaml", "regression: {evaluation: {rollout_tasks: 600}}\n")
+    plan = dry(smoke, "more.yaml")
+    assert "train_regression" not in plan
+    assert plan["probe_regression"] == 2
+
+
+def test_another_way_of_judging_reruns_the_judge_only(smoke):
+    smoke.write("judge.yaml", "claims: {resamples: 500}\n")
+    assert set(dry(smoke, "judge.yaml")) == {"all", "judge_claims", "prepare_config", "render_page"}
+
+
+def test_how_a_job_is_recorded_is_no_reason_to_train_again(smoke):
+    smoke.write("quiet.yaml", "tracking: {mode: disabled}\n")
+    assert "train_regression" not in dry(smoke, "quiet.yaml")
+
+
+@pytest.mark.parametrize(
+    ("module", "reruns"),
+    [
+        ("regression/transformer.py", {"train_regression", "compare_regression", "probe_regression"}),
+        ("regression/statistics.py", {"probe_regression", "compare_regression_sizes", "plot_regression"}),
+        ("claims.py", {"judge_claims"}),
+        ("page.html.j2", {"render_page"}),
+    ],
+)
+def test_an_edit_to_the_library_reruns_its_users(smoke, module, reruns):
+    path = smoke.folder / "workflow/activation_descent" / module
+    before = path.read_text()
+    try:
+        path.write_text(before + ("\nEDITED = 1\n" if path.suffix == ".py" else "\n"))
+        plan = set(dry(smoke))
+    finally:
+        path.write_text(before)
+    assert reruns <= plan
+    if module == "claims.py":
+        assert not plan & {"train_regression", "compare_regression", "probe_regression", "plot_regression"}
+    if module == "page.html.j2":
+        assert plan == {"all", "render_page"}
+    if module == "regression/statistics.py":
+        assert not plan & {"train_regression", "compare_regression"}
+
+
+def test_a_touch_or_a_comment_reruns_nothing(smoke):
+    path = smoke.folder / "workflow/activation_descent/regression/transformer.py"
+    before = path.read_text()
+    try:
+        path.write_text(before + "\n# a comment\n")
+        os.utime(path, (time.time(), time.time()))
+        assert dry(smoke) == {}
+    finally:
+        path.write_text(before)
+
+
+def test_one_rule_alone_can_be_rerun(smoke):
+    target = "results/smoke/regression/size_5/snapshots.safetensors"
+    plan = smoke.snakemake(
+        target, "--dry-run", "--cores", "2", "--configfile", "config/smoke.yaml", "--forcerun", "train_regression"
+    )
+    assert planned(plan) == {"train_regression": 1}

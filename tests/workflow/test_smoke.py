@@ -1,0 +1,96 @@
+"""The smoke run from end to end, and what it left behind."""
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import yaml
+
+from activation_descent import claims, records
+
+SMOKE = ("--cores", "2", "--configfile", "config/smoke.yaml")
+
+
+def test_every_claim_is_judged(smoke):
+    table = pd.read_csv(smoke.folder / "results/smoke/claims.csv")
+    wanted = [claim["id"] for claim in yaml.safe_load((smoke.folder / "config/claims.yaml").read_text())["claims"]]
+    assert tuple(table) == claims.COLUMNS
+    assert table["id"].tolist() == wanted
+    assert (table["verdict"] == "inconclusive").all()  # two seeds judge nothing
+    assert (table["n"] == 2).all()
+    assert table["value"].notna().all()
+    for figure in table["figure"]:
+        assert (smoke.folder / "results/smoke" / figure).exists()
+
+
+def test_records_keep_the_contract(smoke):
+    paths = sorted(smoke.folder.glob("results/smoke/regression/*/*.csv"))
+    assert len(paths) == 4 + 3 * 2 + 1
+    for path in paths:
+        records.read(path)
+
+
+def test_configuration_stands_beside_the_results(smoke):
+    saved = yaml.safe_load((smoke.folder / "results/smoke/config.yaml").read_text())
+    assert saved["run"] == "smoke"
+    assert saved["regression"]["published"]["learning_rate"] == 0.001
+    settings = json.loads((smoke.folder / "results/smoke/regression/size_5/config.json").read_text())
+    assert settings["input_dim"] == 5
+
+
+def test_nothing_half_written_is_left(smoke):
+    names = [path.name for path in smoke.folder.glob("results/**/*")]
+    assert not [name for name in names if name.endswith((".partial", ".lock")) or name.startswith("checkpoint")]
+
+
+def test_wandb_runs_are_readable_one_for_each_training_job(smoke):
+    folders = sorted((smoke.folder / "results/smoke/wandb").glob("offline-run-*"))
+    identities = {folder.name.split("-", 3)[-1] for folder in folders}
+    assert identities == {f"train_regression-{variant}" for variant in ("one_layer", "one_layer_full_range", "size_5", "size_20")}
+    folder = next(folder for folder in folders if folder.name.endswith("train_regression-one_layer"))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
+    summary = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "training_loss/seed_1" in summary
+    assert '"steps"' in summary
+    history = subprocess.run([*command[:5], "--json", str(folder)], capture_output=True, text=True, check=True).stdout
+    assert '"train_regression"' in history  # the job type
+    assert history.count("training_loss/seed_0") >= 5
+
+
+def test_results_are_the_same_bytes_again(smoke):
+    """One figure and everything below it, made anew."""
+    variant = "one_layer_full_range"
+    patterns = [f"results/smoke/regression/{variant}/*.*", f"results/smoke/regression/figures/{variant}.svg"]
+    before = smoke.bytes(*patterns)
+    assert len(before) == 7
+    smoke.snakemake(
+        f"results/smoke/regression/figures/{variant}.svg",
+        *SMOKE,
+        "--forcerun",
+        "train_regression",
+        "compare_regression",
+        "probe_regression",
+        "plot_regression",
+    )
+    assert smoke.bytes(*patterns) == before
+    folders = (smoke.folder / "results/smoke/wandb").glob(f"*-train_regression-{variant}")
+    assert len([*folders]) == 1  # the run was replaced
+    smoke.snakemake(*SMOKE)  # leave no work behind for the tests that follow
+
+
+def test_report(smoke):
+    smoke.snakemake(*SMOKE, "--report", "report.html")
+    text = (smoke.folder / "report.html").read_text()
+    assert "claims.csv" in text
+    assert "one_layer_full_range.svg" in text
+
+
+def test_benchmark(smoke):
+    output = "results/benchmark/regression.csv"
+    smoke.write("short.yaml", "regression: {published: {batch_size: 16}}\n")
+    smoke.snakemake(output, "--cores", "1", "--configfile", "config/smoke.yaml", "short.yaml")
+    table = records.read(smoke.folder / output)
+    assert set(table["metric"]) == {"data_time", "update_time", "step_time", "peak_memory"}
+    assert (table[table["metric"] != "update_time"]["value"] > 0).all()
+    assert table["variant"].nunique() == 4
