@@ -6,6 +6,14 @@ import time
 
 import pytest
 
+CONDA = """#!/bin/sh
+case "$*" in
+  "info --json") echo '{"conda_prefix": "/nowhere", "root_prefix": "/nowhere", "platform": "linux-64"}' ;;
+  "--version") echo "conda 25.9.1" ;;
+  *) echo '{"get": {"channel_priority": "strict"}}' ;;
+esac
+"""
+
 
 def planned(output):
     """Rules and how often they would run, from a dry run."""
@@ -28,6 +36,19 @@ def test_dry_run_of_every_configuration(project, scale, variants, figures):
         "render_page": 1,
     }
     assert not (project.folder / "results").exists()
+
+
+def test_conda_would_build_the_environment(project):
+    """With a conda that only answers: this much can be tested without its channels."""
+    conda = project.folder / "bin/conda"
+    conda.parent.mkdir()
+    conda.write_text(CONDA)
+    conda.chmod(0o755)
+    output = project.snakemake(
+        "--dry-run", "--cores", "2", "--sdm", "conda", PATH=f"{conda.parent}{os.pathsep}{os.environ['PATH']}"
+    )
+    assert re.search(r"Conda environment .*envs/activation-descent\.yaml will be created", output)
+    assert planned(output)["train_regression"] == 6
 
 
 def dry(smoke, *overlay, **environment):

@@ -1,5 +1,6 @@
 """The tools that keep the house in order."""
 
+import os
 import re
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def test_conda_environment_installs_the_lock():
     environment = yaml.safe_load((ROOT / "envs/activation-descent.yaml").read_text())
     assert set(environment) == {"name", "channels", "dependencies"}
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert "-r requirements.lock" in pip
+    copy = ROOT / ".snakemake/conda"  # where Snakemake puts a copy of the file and builds from
+    assert [line.split()[0] for line in pip] == ["-r", "-e"]
+    assert [os.path.normpath(copy / line.split()[1]) for line in pip] == [str(ROOT / "envs/requirements.lock"), str(ROOT)]
     lock = (ROOT / "envs/requirements.lock").read_text()
     pinned = [line for line in lock.splitlines() if line and not line.startswith("#")]
     assert all(re.match(r"[A-Za-z0-9_.-]+==\S+", line) for line in pinned)
