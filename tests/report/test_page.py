@@ -57,7 +57,7 @@ def test_every_claim_shows_its_verdict(page, smoke):
         assert article.get_attribute("id") == row.id
         assert article.locator(".verdict").is_visible()
         assert article.locator(".verdict").inner_text() == row.verdict
-        assert f"n = {row.n}" in article.inner_text()
+        assert f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.n}" in article.inner_text()
 
 
 def test_the_page_is_no_wider_than_the_screen(page):

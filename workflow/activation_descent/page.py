@@ -1,6 +1,7 @@
 """The page: claims with their verdicts, the figures, and what ran. One file, readable offline, without JavaScript."""
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,16 @@ class Figure:
 
 
 def number(value: float) -> str:
-    """Four significant digits; a dash for not a number."""
-    return "–" if pd.isna(value) else f"{value:.4g}"
+    """Five significant digits; a dash for not a number."""
+    return "–" if pd.isna(value) else f"{value:.5g}"
 
 
 def read_costs(paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Time and memory of each job from Snakemake's benchmark files `<rule>/<variant>.tsv` or `<rule>.tsv`, dearest first."""
-    rows = []
+    """Time and memory of each job from Snakemake's benchmark files, `<rule>/<variant>.tsv` or `<rule>.tsv` in one folder; dearest first."""
+    folder, rows = os.path.commonpath(paths), []
     for path in map(Path, paths):
         table = pd.read_csv(path, sep="\t").apply(pd.to_numeric, errors="coerce")
-        name = f"{path.parent.name} · {path.stem}" if path.parent.name.count("_") else path.stem
+        name = " · ".join(path.relative_to(folder).with_suffix("").parts)
         row = table.iloc[0]
         rows.append({"job": name, "seconds": row["s"], "cpu": row.get("cpu_time"), "memory": row["max_rss"]})
     return sorted(rows, key=lambda row: -row["seconds"])
@@ -64,7 +65,7 @@ def render(
     Args:
         claims: the rows of claims.csv.
         thresholds: for each claim where its thresholds come from.
-        records: paths of the records, relative to the page.
+        records: paths of the records, relative to the page's folder.
         config: the configuration as YAML.
         ran: see `provenance.what_ran`.
         costs: see `read_costs`.

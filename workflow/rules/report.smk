@@ -48,7 +48,16 @@ rule render_page:
     input:
         claims=rules.judge_claims.output,
         figures=collect("<run>/regression/figures/{variant}.svg", variant=FIGURES),
-        records=rules.judge_claims.input.statistics + rules.judge_claims.input.sizes,
+        records=[
+            rules.judge_claims.input.statistics,
+            rules.judge_claims.input.sizes,
+            collect("<run>/regression/{variant}/alignment.csv", variant=USED_VARIANTS),
+            collect(
+                "<run>/regression/{variant}/{table}.csv",
+                variant=FIGURES,
+                table=["generalisation", "rollout"],
+            ),
+        ],
         config=rules.prepare_config.output,
         costs=[
             "<run_benchmarks>/judge_claims.tsv",

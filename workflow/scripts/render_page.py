@@ -17,7 +17,7 @@ html = page.render(
     claims,
     {claim["id"]: claim["threshold"] for claim in snakemake.params.claims},
     page.read_figures(snakemake.input.figures, output, claims),
-    [os.path.relpath(path, output.parent) for path in snakemake.input.records],
+    sorted(os.path.relpath(path, output.parent) for path in snakemake.input.records),
     Path(snakemake.input.config[0]).read_text(encoding="utf-8"),
     provenance.what_ran(Path(snakemake.scriptdir)),
     page.read_costs(snakemake.input.costs),
