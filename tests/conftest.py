@@ -1,4 +1,4 @@
-"""Shapes are checked at run time wherever the package has any; workflow tests get a project to run."""
+"""Shapes and types of the package are checked at run time in every test that imports it; workflow tests get a project to run."""
 
 import os
 import shutil
@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Elsewhere types that are heavy to import are named, not imported
-install_import_hook("activation_descent.regression", "beartype.beartype")
+install_import_hook("activation_descent", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "workflow", "config", "profiles", "envs")

@@ -12,14 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from activation_descent.errors import SettingsError
 from activation_descent.records import METRICS
-
-if TYPE_CHECKING:  # claims are checked at every start of the workflow, and judged in one job
-    import numpy as np
-    import pandas as pd
 
 COLUMNS = (
     "id",
@@ -133,14 +132,12 @@ def check(claims: Sequence[Mapping[str, Any]], variants: Mapping[str, Sequence[s
                     raise SettingsError(f"claim {name}: gate on {reference['metric']}: {error}") from error
 
 
-def interval(values: "np.ndarray", confidence: float, resamples: int, rng: "np.random.Generator") -> tuple[float, float]:
+def interval(values: np.ndarray, confidence: float, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval of the mean (`scipy.stats.bootstrap`).
 
     Returns the value itself twice when all values are equal, smallest and largest value when one is infinite, and not a number for
     fewer than two.
     """
-    import numpy as np
-
     if len(values) < 2:
         return float("nan"), float("nan")
     if not np.isfinite(values).all():
@@ -156,7 +153,7 @@ def interval(values: "np.ndarray", confidence: float, resamples: int, rng: "np.r
 
 
 def judge(
-    claim: Mapping[str, Any], records: "pd.DataFrame", settings: Mapping[str, Any], rng: "np.random.Generator"
+    claim: Mapping[str, Any], records: pd.DataFrame, settings: Mapping[str, Any], rng: np.random.Generator
 ) -> dict[str, Any]:
     """Judge one claim.
 
@@ -169,7 +166,7 @@ def judge(
         One row of claims.csv.
     """
 
-    def units(reference: Mapping[str, str]) -> "np.ndarray":
+    def units(reference: Mapping[str, str]) -> np.ndarray:
         rows = records[
             (records["study"] == claim["study"])
             & (records["variant"] == reference["variant"])
@@ -184,7 +181,7 @@ def judge(
     for gate in claim["gate"]:
         condition, controls = Condition.parse(gate["must_be"]), units(gate)
         passed = len(controls) > 0 and all(condition.holds(value) for value in controls.tolist())
-        shown = f"{controls.mean():.4g}" if len(controls) else "absent"
+        shown = f"{np.mean(controls):.4g}" if len(controls) else "absent"
         gates.append(f"{gate['metric']} {condition}: {shown} {'passed' if passed else 'FAILED'}")
         failures.append(not passed)
     if any(failures) or len(values) < settings["minimum_units"]:

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from activation_descent.errors import RecordsError
-
-if TYPE_CHECKING:  # the names of metrics are needed wherever a claim is checked, at every start of the workflow; pandas is not
-    import pandas as pd
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
@@ -96,10 +96,8 @@ METRICS = {
 }
 
 
-def frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a table with the contract's columns first. Missing `seed` and `step` become 0."""
-    import pandas as pd
-
     table = pd.DataFrame(list(rows))
     for column in ("seed", "step"):
         if column not in table:
@@ -108,7 +106,7 @@ def frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
     return table[[column for column in (*COLUMNS[:-2], *extra, *COLUMNS[-2:]) if column in table]]
 
 
-def check(table: "pd.DataFrame", name: str) -> None:
+def check(table: pd.DataFrame, name: str) -> None:
     """Hold a table against the contract.
 
     Args:
@@ -118,9 +116,6 @@ def check(table: "pd.DataFrame", name: str) -> None:
         RecordsError: if a column is missing or unknown, a metric is not in `METRICS`, a value is not a number (or not finite for
             a metric that must be), or two rows say what one number belongs to.
     """
-    import numpy as np
-    import pandas as pd
-
     missing = [column for column in COLUMNS if column not in table]
     unknown = [column for column in table if column not in COLUMNS and column not in EXTRA_COLUMNS]
     if missing or unknown:
@@ -139,7 +134,7 @@ def check(table: "pd.DataFrame", name: str) -> None:
         raise RecordsError(f"{name}: two rows for {row['metric']} of variant {row['variant']}, seed {row['seed']}")
 
 
-def write(table: "pd.DataFrame", path: str | Path) -> None:
+def write(table: pd.DataFrame, path: str | Path) -> None:
     """Check a table and write it as CSV, whole or not at all.
 
     Raises:
@@ -149,14 +144,12 @@ def write(table: "pd.DataFrame", path: str | Path) -> None:
     write_text(table.to_csv(index=False, lineterminator="\n"), path)
 
 
-def read(paths: str | Path | Sequence[str | Path]) -> "pd.DataFrame":
+def read(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """One or several tables of records, checked.
 
     Raises:
         RecordsError: if a file cannot be parsed, or see `check`.
     """
-    import pandas as pd
-
     tables = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
         try:
