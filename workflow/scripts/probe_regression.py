@@ -13,7 +13,7 @@ log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 variant = snakemake.wildcards.variant
 training = Training(**snakemake.params.training)
-evaluation = statistics.evaluation_from(snakemake.params.evaluation)
+evaluation = alignment.Evaluation.from_settings(snakemake.params.evaluation)
 trained = load_trained(training, Path(snakemake.input.weights))
 run = (training, evaluation, snakemake.params.seed, variant, trained)
 

@@ -133,9 +133,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         training.train(SETTINGS, 0, "v", checkpoint)
 
 
-def test_a_diverging_run_stops_with_its_name_and_step():
+def test_a_diverging_run_stops_with_its_name_and_step(tmp_path):
     with pytest.raises(DivergedError, match=r"variant wild diverged: the loss of seed 0 is (nan|inf) between steps"):
-        training.train(replace(SETTINGS, learning_rate=1e12), 0, "wild")
+        training.train(replace(SETTINGS, learning_rate=1e12), 0, "wild", tmp_path / "checkpoint.safetensors")
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):

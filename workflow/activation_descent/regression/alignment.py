@@ -5,7 +5,7 @@ standard error of .0033, while the paired ratio is good to .0001. All arithmetic
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,11 @@ class Evaluation:
     judged_damping: float
     rollout_iterations: int
     rollout_tasks: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Evaluation":
+        """From `regression.evaluation` of the configuration, whose lists become tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
 
 
 @dataclass(frozen=True)

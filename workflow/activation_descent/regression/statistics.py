@@ -1,7 +1,6 @@
 """One number for each seed: the metrics that claims and their gates read, from the records and the weights of a variant."""
 
 from collections.abc import Iterator
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -182,9 +181,3 @@ def size_statistics(alignments: pd.DataFrame, sizes: dict[str, int], share: floa
         "problem_size_gap": largest_gap(ends, "transformer"),
         "untrained_problem_size_gap": largest_gap(starts, "untrained"),
     }
-
-
-def evaluation_from(settings: dict) -> Evaluation:
-    """The settings of an evaluation with its lists as tuples."""
-    values = {field.name: settings[field.name] for field in fields(Evaluation)}
-    return Evaluation(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

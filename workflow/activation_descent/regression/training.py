@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -231,14 +232,25 @@ def _alone(checkpoint: Path | None) -> Iterator[None]:
         return
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     path = checkpoint.with_suffix(".lock")
-    with path.open("w") as lock:
+    with _locked(path):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            path.unlink()
+
+
+def _locked(path: Path) -> TextIO:
+    """An open file that this process alone has locked. A file that its last owner removed meanwhile is nobody's: try again."""
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another process is training from {checkpoint}; waiting for it to end", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
+            print(f"another process is training here, as {path} says; waiting for it to end", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()
 
 
 def _state(job: Job, trained: Trained) -> dict[str, Tensor]:
