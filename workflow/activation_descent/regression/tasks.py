@@ -36,6 +36,18 @@ class Tasks:
         return self.tokens[:-1, -1]
 
 
+def fill_uniform(rng: np.random.Generator, out: np.ndarray, half_range: float) -> None:
+    """Fill an array with `U(-half_range, half_range)`.
+
+    The generator's raw 64-bit words, read as signed integers of the array's width and scaled: two float32 numbers a word and no
+    shift afterwards. Takes two thirds of the time of `Generator.random`, which is half of a training step's data.
+    """
+    integer = {4: np.int32, 8: np.int64}[out.itemsize]
+    words = -(-out.nbytes // 8)
+    raw = rng.bit_generator.random_raw(words).view(integer)[: out.size].reshape(out.shape)
+    torch.from_numpy(out).copy_(torch.from_numpy(raw)).mul_(half_range / 2.0 ** (8 * out.itemsize - 1))
+
+
 def linear_tasks(
     rng: np.random.Generator,
     number: int,
@@ -66,9 +78,7 @@ def linear_tasks(
     weight *= weight_scale
     tokens = np.empty((input_dim + 1, context_length + 1, number), dtype) if out is None else out
     x, y = tokens[:-1], tokens[-1]
-    rng.random(out=x, dtype=dtype)
-    x -= 0.5
-    x *= 2 * half_range
+    fill_uniform(rng, x, half_range)
     np.einsum("fnt,ft->nt", x, weight, out=y)
     target = y[-1].copy()
     y[-1] = 0.0
