@@ -83,5 +83,5 @@ def test_benchmark(smoke):
     smoke.snakemake(output, "--cores", "1", "--configfile", "config/smoke.yaml", "short.yaml")
     table = records.read(smoke.folder / output)
     assert set(table["metric"]) == {"data_time", "update_time", "step_time", "peak_memory"}
-    assert (table[table["metric"] != "update_time"]["value"] > 0).all()
+    assert (table["value"] > 0).all()
     assert table["variant"].nunique() == 4

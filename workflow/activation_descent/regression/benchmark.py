@@ -2,7 +2,6 @@
 
 import multiprocessing
 import resource
-import statistics
 import time
 
 from activation_descent.regression.alignment import Row
@@ -14,8 +13,8 @@ BLOCK = 10  # steps of all seeds between two looks at the clock
 def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
     """Records of one variant for a step of one seed: the whole step, its data, its update (the difference of the two), and peak memory.
 
-    Data and whole step are timed in turn, `repeats` times after a warm-up, so a machine that slows down slows both; the medians are
-    reported. Runs in a process of its own, whose peak memory is then the variant's alone.
+    Data and whole step are timed in turn, `repeats` times after a warm-up; of each the fastest repeat is reported, which other work
+    on the machine disturbed least (as `timeit` advises). Runs in a process of its own, whose peak memory is then the variant's alone.
     """
     with multiprocessing.get_context("fork").Pool(1) as process:
         return process.apply(_step_times, (settings, variant, repeats))
@@ -36,9 +35,9 @@ def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
         data.append((drawn - start) / BLOCK / settings.seeds * 1e3)
         whole.append((time.perf_counter() - drawn) / BLOCK / settings.seeds * 1e3)
     values = {
-        "data_time": statistics.median(data[1:]),
-        "update_time": statistics.median(a - b for a, b in zip(whole[1:], data[1:], strict=True)),
-        "step_time": statistics.median(whole[1:]),
+        "data_time": min(data[1:]),
+        "update_time": min(whole[1:]) - min(data[1:]),
+        "step_time": min(whole[1:]),
         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     base = {"study": STUDY, "experiment": settings.experiment, "variant": variant}
