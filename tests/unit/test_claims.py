@@ -137,7 +137,7 @@ def test_interval_covers_the_mean_as_often_as_it_says():
         ({"statistic": {"variant": "v", "metric": "beauty"}}, "claim c: statistic names the metric beauty"),
         (
             {"statistic": {"variant": "w", "metric": "loss_ratio"}},
-            "claim c: statistic names the variant w; study regression runs v",
+            "claim c: statistic names the variant w; study regression has statistics of v",
         ),
         ({"gate": [{"variant": "w", "metric": "loss_ratio", "must_be": "> 1"}]}, "claim c: gate names the variant w"),
         ({"gate": [{"variant": "v", "metric": "loss_ratio", "must_be": "good"}]}, "claim c: gate on loss_ratio: 'good'"),

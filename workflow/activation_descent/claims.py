@@ -96,7 +96,7 @@ def check(claims: Sequence[Mapping[str, Any]], variants: Mapping[str, Sequence[s
     """Refuse claims that cannot be judged, before anything runs. Their form is the claims schema's business.
 
     Args:
-        variants: the variants that the configuration runs, for each study.
+        variants: the variants that have statistics, for each study.
 
     Raises:
         SettingsError: naming the claim and the key.
@@ -123,7 +123,8 @@ def check(claims: Sequence[Mapping[str, Any]], variants: Mapping[str, Sequence[s
             known = variants.get(claim["study"], ())
             if reference["variant"] not in known:
                 raise SettingsError(
-                    f"claim {name}: {key} names the variant {reference['variant']}; study {claim['study']} runs {', '.join(known)}"
+                    f"claim {name}: {key} names the variant {reference['variant']}; "
+                    f"study {claim['study']} has statistics of {', '.join(known)}"
                 )
             if key == "gate":
                 try:

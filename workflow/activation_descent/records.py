@@ -66,9 +66,6 @@ METRICS = {
     ),
     "rollout_final_loss": Metric(_LOSS, "loss after the last iteration of the damped roll-out of the layer", finite=False),
     "rollout_rises": Metric("iterations", "iterations of the damped roll-out of the layer that raise the loss"),
-    "rollout_undamped_growth": Metric(
-        "1", "loss of the undamped roll-out of the layer at iteration 20 / loss before the first", finite=False
-    ),
     "rescaled_loss_excess": Metric("1", "relative rise of the layer's loss when its step is halved"),
     "rescaled_cosine_change": Metric("1", "|change of model_cosine| when the layer's step is halved"),
     # Controls: what the gates read
@@ -87,7 +84,9 @@ METRICS = {
     "tuned_rate_ratio": Metric("1", "rate that is best on the tuning tasks / closed-form optimal rate"),
     "gradient_descent_loss_ratio": Metric("1", "loss of one gradient step on the evaluation tasks / closed-form loss"),
     "gradient_descent_rollout_loss": Metric(_LOSS, "rollout_final_loss of gradient descent itself", finite=False),
-    "gradient_descent_undamped_growth": Metric("1", "rollout_undamped_growth of gradient descent itself", finite=False),
+    "gradient_descent_undamped_growth": Metric(
+        "1", "loss of gradient descent's undamped roll-out at iteration 20 / loss before the first", finite=False
+    ),
     # Benchmarks
     "data_time": Metric("ms/step", "drawing one batch of tasks, single thread, fastest repeat"),
     "update_time": Metric("ms/step", "gradient, clipping and optimiser step on one batch, single thread, fastest repeat"),

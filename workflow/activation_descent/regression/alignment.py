@@ -127,15 +127,16 @@ def stable_tasks(tasks: Tasks, rate_per_example: float) -> Bool[Tensor, " task"]
     return torch.linalg.matrix_norm(x, ord=2).square() * rate_per_example < 2
 
 
-def _rate(training: Training) -> float:
+def closed_form_rate(training: Training) -> float:
+    """The rate per example of gradient descent in every comparison with this variant."""
     return optimal_rate(training.input_dim, training.context_length, training.half_range)
 
 
 def alignment_records(training: Training, number: int, root: int, variant: str, trained: Trained) -> Iterator[Row]:
     """Loss and alignment of every snapshot of every seed on `number` evaluation tasks (figure 2, left half)."""
     tasks = evaluation_tasks(training, root, variant, "evaluate", number)
-    descent = gradient_descent_model(tasks, _rate(training))
-    construction = gradient_descent_layer(training.input_dim, _rate(training))
+    descent = gradient_descent_model(tasks, closed_form_rate(training))
+    construction = gradient_descent_layer(training.input_dim, closed_form_rate(training))
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant}
     for seed, snapshots in enumerate(trained.snapshots.double()):
         losses = trained.losses[seed].tolist()
@@ -161,7 +162,7 @@ def generalisation_records(
 
     A layer's step size is a weight, so gradient descent keeps the rate that is optimal for the *training* distribution.
     """
-    rate = _rate(training)
+    rate = closed_form_rate(training)
     construction = gradient_descent_layer(training.input_dim, rate)
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant, "metric": "loss"}
     settings = [(n, 1.0) for n in evaluation.context_lengths]
@@ -194,9 +195,9 @@ def rollout_records(training: Training, evaluation: Evaluation, root: int, varia
     On the tasks on which gradient descent with the judged damping is stable; who is stable is a property of the task alone.
     """
     tasks = evaluation_tasks(training, root, variant, "evaluate", evaluation.rollout_tasks)
-    stable = stable_tasks(tasks, evaluation.judged_damping * _rate(training))
+    stable = stable_tasks(tasks, evaluation.judged_damping * closed_form_rate(training))
     tasks = Tasks(tasks.tokens[..., stable], tasks.target[stable])
-    construction = gradient_descent_layer(training.input_dim, _rate(training))
+    construction = gradient_descent_layer(training.input_dim, closed_form_rate(training))
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant, "step": training.steps, "metric": "loss"}
     for damping in evaluation.dampings:
         descent = roll_out(construction, tasks, damping, evaluation.rollout_iterations)

@@ -59,7 +59,7 @@ def one_layer_figure(
         title: what is compared.
         alignment, generalisation, rollout: records of the variant.
         sizes: for each variant of the sweep over N = d its size and its alignment records; may be empty.
-        settings: `half_range`, `context_length`, `tail_share` and `judged_damping` of the variant.
+        settings: `half_range`, `weight_scale`, `context_length`, `tail_share` and `judged_damping` of the variant.
     """
     import matplotlib.pyplot as plt
 
@@ -136,7 +136,8 @@ def _size_panel(axes: "Axes", sizes: Mapping[str, tuple[int, pd.DataFrame]], set
         ends.append(losses.groupby(["seed", "learner"], as_index=False)["value"].mean().assign(size=size))
     ends = pd.concat(ends)
     grid = range(int(ends["size"].min()), int(ends["size"].max()) + 1)
-    theory = [expected_loss(optimal_rate(n, n, settings["half_range"]), n, n, settings["half_range"]) for n in grid]
+    half_range, weight_scale = settings["half_range"], settings["weight_scale"]
+    theory = [expected_loss(optimal_rate(n, n, half_range), n, n, half_range, weight_scale) for n in grid]
     axes.plot(grid, theory, color=COLOURS["optimum"], dashes=DASHES["optimum"], linewidth=0.8, label=LABELS["optimum"])
     _curves(axes, ends, "size", ["transformer", "gradient_descent", "interpolated"], marker="o")
     axes.set(xlabel="N = d, examples = inputs", ylabel=LOSS)

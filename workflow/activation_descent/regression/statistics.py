@@ -12,6 +12,7 @@ from activation_descent.regression.alignment import (
     Evaluation,
     Row,
     align,
+    closed_form_rate,
     evaluation_tasks,
     loss_of,
 )
@@ -21,7 +22,6 @@ from activation_descent.regression.learners import (
     expected_loss,
     gradient_descent_model,
     least_squares_model,
-    optimal_rate,
 )
 from activation_descent.regression.training import Trained, Training
 from activation_descent.regression.transformer import MATRICES, effective_model
@@ -54,7 +54,7 @@ def course_statistics(
     """Statistics of the last part of training."""
     share = evaluation.tail_share
     end = tail(alignment, share).groupby(["metric", "learner", "seed"])["value"].mean()
-    rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
+    rate = closed_form_rate(training)
     is_tail = np.array(trained.steps) > (1 - share) * training.steps
     etas = [[step_size(weights)[1] for weights in seed] for seed in trained.snapshots[:, is_tail].double()]
     return {
@@ -87,17 +87,13 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
     """
     wide = rollout.pivot_table(index=["damping", "learner", "seed"], columns="iteration", values="value")
     damped = wide.loc[damping, "transformer"]
-
-    def undamped_growth(learner: str) -> np.ndarray:
-        losses = wide.loc[1.0, learner]
-        return (losses[UNDAMPED_HORIZON] / losses[0]).to_numpy()
+    undamped = wide.loc[1.0, "gradient_descent"]
 
     return {
         "rollout_final_loss": damped.iloc[:, -1].to_numpy(),
         "rollout_rises": (damped.diff(axis=1) > 0).sum(axis=1).to_numpy(),
-        "rollout_undamped_growth": undamped_growth("transformer"),
         "gradient_descent_rollout_loss": wide.loc[damping, "gradient_descent"].iloc[:, -1].to_numpy(),
-        "gradient_descent_undamped_growth": undamped_growth("gradient_descent"),
+        "gradient_descent_undamped_growth": (undamped[UNDAMPED_HORIZON] / undamped[0]).to_numpy(),
     }
 
 
@@ -107,7 +103,7 @@ def control_statistics(
     """What the metrics say of learners whose answer is known, and of the trained layer against the wrong reference."""
     tasks = evaluation_tasks(training, root, variant, "evaluate", evaluation.tasks)
     tuning = evaluation_tasks(training, root, variant, "tune", evaluation.tuning_tasks)
-    rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
+    rate = closed_form_rate(training)
     descent = gradient_descent_model(tasks, rate)
     descent_loss = loss_of(descent, tasks)
     expected = expected_loss(rate, training.input_dim, training.context_length, training.half_range, training.weight_scale)
