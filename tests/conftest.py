@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
+import activation_descent.regression.kernel  # noqa: F401 (before the hook, whose wrappers Numba cannot compile)
+
 install_import_hook("activation_descent", "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +59,7 @@ def copy_project(folder: Path) -> Project:
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / part)  # with what Python and Numba have compiled
         else:
             shutil.copy(source, folder / part)
     return Project(folder)

@@ -13,24 +13,36 @@ if TYPE_CHECKING:
 COLOURS = {
     "transformer": "#0072B2",
     "gradient_descent": "#E69F00",
+    "gd_plus_plus": "#D55E00",
     "interpolated": "#009E73",
     "optimum": "#000000",
     "untrained": "#CC79A7",
 }
 LABELS = {
-    "transformer": "trained layer",
+    "transformer": "trained network",
     "gradient_descent": "gradient descent",
+    "gd_plus_plus": "GD++",
     "interpolated": "halfway between",
     "optimum": "closed form",
-    "untrained": "untrained layer",
+    "untrained": "untrained network",
 }
 DASHES = {
     "transformer": "",
     "gradient_descent": (4, 1.5),
+    "gd_plus_plus": (5, 1, 1, 1),
     "interpolated": (1, 1),
     "optimum": (6, 2, 1, 2),
     "untrained": (2, 2),
 }
+# For series that are told apart by their labels alone, as the variants of one figure
+SERIES = (
+    ("#000000", ()),
+    ("#0072B2", (4, 1.5)),
+    ("#D55E00", (1, 1)),
+    ("#009E73", (6, 2, 1, 2)),
+    ("#CC79A7", (2, 2)),
+    ("#E69F00", (5, 1, 1, 1)),
+)
 
 
 @contextmanager
@@ -39,15 +51,17 @@ def style() -> Iterator[None]:
     import matplotlib
 
     matplotlib.use("svg")
-    import seaborn as sns
+    import matplotlib.pyplot as plt
 
     settings = {
         "axes.titlesize": "medium",
         "axes.titlelocation": "left",
+        "font.size": 9.0,
+        "legend.fontsize": "small",
         "legend.frameon": False,
         "grid.linewidth": 0.5,
     }
-    with sns.axes_style("whitegrid"), sns.plotting_context("paper"), matplotlib.rc_context(settings):
+    with plt.style.context(["seaborn-v0_8-whitegrid", settings]):
         yield
 
 

@@ -43,19 +43,26 @@ def checked_settings():
             read_yaml(workflow.source_path("../schemas/claims.schema.yaml")),
             {"config/claims.yaml": document},
         )
-        # Only variants with a figure have statistics to judge
-        check_claims(document["claims"], {"regression": list(config["regression"]["figures"])})
+        check_claims(document["claims"], {"regression": [*variants, *SUBJECTS]})
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
     return variants, document["claims"]
 
 
+# What claims may name besides variants: comparisons of several variants, and learners without a network
+SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
 VARIANTS, CLAIMS = checked_settings()
-FIGURES = config["regression"]["figures"]
-# Variants that neither have a figure nor enter a sweep are not run
-USED_VARIANTS = sorted({*FIGURES, *(size for sizes in FIGURES.values() for size in sizes)})
+# An overlay drops a figure by setting it to null
+FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
+# Variants that no figure shows are not run
+USED_VARIANTS = sorted({variant for figure in FIGURES.values() for variant in figure["variants"]})
+PROBED = [variant for variant in config["regression"]["probed"] if variant in USED_VARIANTS]
 
 
-def sweep(wildcards):
-    """The variants of a figure's sweep over N = d."""
-    return FIGURES[wildcards.variant]
+def of_kind(kind):
+    """The figures of one kind."""
+    return [name for name, figure in FIGURES.items() if figure["kind"] == kind]
+
+
+ROLLED_OUT = [FIGURES[figure]["variants"][0] for figure in of_kind("one_layer")]
+SWEEPS = [figure for figure in of_kind("one_layer") if len(FIGURES[figure]["variants"]) > 1]

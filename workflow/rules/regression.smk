@@ -1,3 +1,70 @@
+# Which records of its variants a figure shows, by kind; what has no variants has a file of its own.
+SHOWN = {
+    "one_layer": ["alignment", "generalisation", "rollout"],
+    "depth": ["alignment", "generalisation"],
+    "generalisation": ["generalisation"],
+    "matrices": ["snapshots"],
+    "softmax": ["alignment", "snapshots"],
+    "layer_norm": ["alignment", "generalisation"],
+    "ladder": ["ladder"],
+    "spectra": ["learners"],
+    "sine": ["alignment", "snapshots"],
+    "classic_tokens": ["alignment"],
+    "fixed_data": ["alignment"],
+    "seed_spread": ["alignment"],
+    "linear_maps": ["alignment"],
+    "updates": ["updates"],
+}
+
+
+def shown_in_figure(wildcards):
+    """Inputs of a figure: the records of its variants, or those of a comparison."""
+    figure = FIGURES[wildcards.figure]
+    inputs = {}
+    for table in SHOWN[figure["kind"]]:
+        if table in ("learners", "updates"):
+            inputs[table] = f"<run>/regression/{table}.csv"
+        elif table == "ladder":
+            inputs[table] = "<run>/regression/comparisons/{figure}/ladder.csv"
+        else:
+            # The sweep of the one-layer figure shows the course of training alone
+            variants = figure["variants"][:1] if figure["kind"] == "one_layer" and table != "alignment" else figure["variants"]
+            suffix = "safetensors" if table == "snapshots" else "csv"
+            inputs[table] = collect("<run>/regression/{variant}/{table}.{suffix}", variant=variants, table=table, suffix=suffix)
+    return inputs
+
+
+def regression_records():
+    """All tables of records of the study, and which of them claims may read."""
+    variants = collect("<run>/regression/{variant}/{table}.csv", variant=USED_VARIANTS, table=["alignment", "statistics"])
+    probed = collect("<run>/regression/{variant}/{table}.csv", variant=PROBED, table=["generalisation", "probes"])
+    rolled_out = collect("<run>/regression/{variant}/{table}.csv", variant=ROLLED_OUT, table=["rollout", "rollout_statistics"])
+    sizes = collect("<run>/regression/comparisons/{figure}/sizes.csv", figure=SWEEPS)
+    ladder = collect(
+        "<run>/regression/comparisons/{figure}/{table}.csv", figure=of_kind("ladder"), table=["ladder", "statistics"]
+    )
+    alone = collect("<run>/regression/{table}.csv", table=["learners", "learners_statistics"])
+    updates = collect("<run>/regression/{table}.csv", table=["updates", "updates_statistics"] if of_kind("updates") else [])
+    tables = [*variants, *probed, *rolled_out, *sizes, *ladder, *alone, *updates]
+    return tables, [table for table in tables if table.endswith(("statistics.csv", "probes.csv", "sizes.csv"))]
+
+
+def regression_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {
+        "train_regression": USED_VARIANTS,
+        "compare_regression": USED_VARIANTS,
+        "probe_regression": PROBED,
+        "probe_regression_rollout": ROLLED_OUT,
+        "compare_regression_sizes": SWEEPS,
+        "compare_regression_ladder": of_kind("ladder"),
+        "plot_regression": FIGURES,
+    }
+    alone = ["train_regression_learners", *(["compare_regression_updates"] if of_kind("updates") else [])]
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
 rule train_regression:
     output:
         weights="<run>/regression/{variant}/snapshots.safetensors",
@@ -15,16 +82,41 @@ rule train_regression:
         training=lambda wildcards: VARIANTS[wildcards.variant],
         runs=subpath(output.weights, ancestor=3),
     message:
-        "Train a linear self-attention layer: {wildcards.variant}"
+        "Train a network: {wildcards.variant}"
     script:
         "../scripts/train_regression.py"
+
+
+rule train_regression_learners:
+    output:
+        learners="<run>/regression/learners.csv",
+        statistics="<run>/regression/learners_statistics.csv",
+    log:
+        "<run_logs>/train_regression_learners.log",
+    benchmark:
+        "<run_benchmarks>/train_regression_learners.tsv"
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("train_regression_learners"),
+        seed=config["seed"],
+        fitting=config["regression"]["learners"],
+        published=config["regression"]["published"],
+        runs=subpath(output.learners, ancestor=2),
+    message:
+        "Fit the learners that networks are held against"
+    script:
+        "../scripts/train_regression_learners.py"
 
 
 rule compare_regression:
     input:
         weights=rules.train_regression.output.weights,
+        learners=rules.train_regression_learners.output.learners,
     output:
         alignment="<run>/regression/{variant}/alignment.csv",
+        statistics="<run>/regression/{variant}/statistics.csv",
     log:
         "<run_logs>/compare_regression/{variant}.log",
     benchmark:
@@ -36,9 +128,10 @@ rule compare_regression:
         code=code("compare_regression"),
         seed=config["seed"],
         training=lambda wildcards: VARIANTS[wildcards.variant],
-        tasks=lambda wildcards: config["regression"]["evaluation"]["tasks" if wildcards.variant in FIGURES else "sweep_tasks"],
+        evaluation=config["regression"]["evaluation"],
+        tasks=lambda wildcards: config["regression"]["evaluation"]["tasks" if wildcards.variant in PROBED else "sweep_tasks"],
     message:
-        "Hold the layer against gradient descent: {wildcards.variant}"
+        "Hold the network against its learners: {wildcards.variant}"
     script:
         "../scripts/compare_regression.py"
 
@@ -46,11 +139,10 @@ rule compare_regression:
 rule probe_regression:
     input:
         weights=rules.train_regression.output.weights,
-        alignment=rules.compare_regression.output.alignment,
+        learners=rules.train_regression_learners.output.learners,
     output:
         generalisation="<run>/regression/{variant}/generalisation.csv",
-        rollout="<run>/regression/{variant}/rollout.csv",
-        statistics="<run>/regression/{variant}/statistics.csv",
+        statistics="<run>/regression/{variant}/probes.csv",
     log:
         "<run_logs>/probe_regression/{variant}.log",
     benchmark:
@@ -64,61 +156,129 @@ rule probe_regression:
         training=lambda wildcards: VARIANTS[wildcards.variant],
         evaluation=config["regression"]["evaluation"],
     message:
-        "Probe the layer away from its training and beside controls: {wildcards.variant}"
+        "Try the network away from its training: {wildcards.variant}"
     script:
         "../scripts/probe_regression.py"
 
 
+rule probe_regression_rollout:
+    input:
+        weights=rules.train_regression.output.weights,
+    output:
+        rollout="<run>/regression/{variant}/rollout.csv",
+        statistics="<run>/regression/{variant}/rollout_statistics.csv",
+    log:
+        "<run_logs>/probe_regression_rollout/{variant}.log",
+    benchmark:
+        "<run_benchmarks>/probe_regression_rollout/{variant}.tsv"
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("probe_regression_rollout"),
+        seed=config["seed"],
+        training=lambda wildcards: VARIANTS[wildcards.variant],
+        evaluation=config["regression"]["evaluation"],
+    message:
+        "Apply the layer again and again: {wildcards.variant}"
+    script:
+        "../scripts/probe_regression_rollout.py"
+
+
 rule compare_regression_sizes:
     input:
-        alignment=lambda wildcards: collect("<run>/regression/{size}/alignment.csv", size=sweep(wildcards)),
+        alignment=lambda wildcards: collect("<run>/regression/{size}/alignment.csv", size=FIGURES[wildcards.figure]["variants"]),
     output:
-        statistics="<run>/regression/{variant}/sizes.csv",
+        statistics="<run>/regression/comparisons/{figure}/sizes.csv",
     log:
-        "<run_logs>/compare_regression_sizes/{variant}.log",
+        "<run_logs>/compare_regression_sizes/{figure}.log",
     benchmark:
-        "<run_benchmarks>/compare_regression_sizes/{variant}.tsv"
+        "<run_benchmarks>/compare_regression_sizes/{figure}.tsv"
     conda:
         "../../envs/activation-descent.yaml"
     threads: 1
     params:
         code=code("compare_regression_sizes"),
-        experiment=lambda wildcards: VARIANTS[wildcards.variant]["experiment"],
-        sizes=lambda wildcards: {size: VARIANTS[size]["input_dim"] for size in sweep(wildcards)},
+        sizes=lambda wildcards: {size: VARIANTS[size]["input_dim"] for size in FIGURES[wildcards.figure]["variants"]},
         tail_share=config["regression"]["evaluation"]["tail_share"],
     message:
-        "Compare layers of several sizes: {wildcards.variant}"
+        "Compare layers of several sizes: {wildcards.figure}"
     script:
         "../scripts/compare_regression_sizes.py"
 
 
+rule compare_regression_ladder:
+    input:
+        weights=lambda wildcards: collect(
+            "<run>/regression/{variant}/snapshots.safetensors", variant=FIGURES[wildcards.figure]["variants"]
+        ),
+        learners=rules.train_regression_learners.output.learners,
+    output:
+        ladder="<run>/regression/comparisons/{figure}/ladder.csv",
+        statistics="<run>/regression/comparisons/{figure}/statistics.csv",
+    log:
+        "<run_logs>/compare_regression_ladder/{figure}.log",
+    benchmark:
+        "<run_benchmarks>/compare_regression_ladder/{figure}.tsv"
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("compare_regression_ladder"),
+        seed=config["seed"],
+        training=lambda wildcards: {variant: VARIANTS[variant] for variant in FIGURES[wildcards.figure]["variants"]},
+        evaluation=config["regression"]["evaluation"],
+    message:
+        "Set networks on the ladder of learners: {wildcards.figure}"
+    script:
+        "../scripts/compare_regression_ladder.py"
+
+
+rule compare_regression_updates:
+    output:
+        updates="<run>/regression/updates.csv",
+        statistics="<run>/regression/updates_statistics.csv",
+    log:
+        "<run_logs>/compare_regression_updates.log",
+    benchmark:
+        "<run_benchmarks>/compare_regression_updates.tsv"
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("compare_regression_updates"),
+        seed=config["seed"],
+        updates=config["regression"]["updates"],
+    message:
+        "Update the data instead of the weights"
+    script:
+        "../scripts/compare_regression_updates.py"
+
+
 rule plot_regression:
     input:
-        alignment=rules.compare_regression.output.alignment,
-        generalisation=rules.probe_regression.output.generalisation,
-        rollout=rules.probe_regression.output.rollout,
-        sizes=lambda wildcards: collect("<run>/regression/{size}/alignment.csv", size=sweep(wildcards)),
+        unpack(shown_in_figure),
     output:
         report(
-            "<run>/regression/figures/{variant}.svg",
+            "<run>/regression/figures/{figure}.svg",
             caption="../report/regression.rst",
             category="regression",
-            labels={"variant": "{variant}"},
+            labels={"figure": "{figure}"},
         ),
     log:
-        "<run_logs>/plot_regression/{variant}.log",
+        "<run_logs>/plot_regression/{figure}.log",
     benchmark:
-        "<run_benchmarks>/plot_regression/{variant}.tsv"
+        "<run_benchmarks>/plot_regression/{figure}.tsv"
     conda:
         "../../envs/activation-descent.yaml"
     threads: 1
     params:
         code=code("plot_regression"),
-        training=lambda wildcards: VARIANTS[wildcards.variant],
+        kind=lambda wildcards: FIGURES[wildcards.figure]["kind"],
+        training=lambda wildcards: {variant: VARIANTS[variant] for variant in FIGURES[wildcards.figure]["variants"]},
         evaluation=config["regression"]["evaluation"],
-        sizes=lambda wildcards: {size: VARIANTS[size]["input_dim"] for size in sweep(wildcards)},
     message:
-        "Draw figure 2: {wildcards.variant}"
+        "Draw {wildcards.figure}"
     script:
         "../scripts/plot_regression.py"
 

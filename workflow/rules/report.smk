@@ -16,11 +16,7 @@ rule prepare_config:
 
 rule judge_claims:
     input:
-        statistics=collect("<run>/regression/{variant}/statistics.csv", variant=FIGURES),
-        sizes=collect(
-            "<run>/regression/{variant}/sizes.csv",
-            variant=[name for name, sizes in FIGURES.items() if sizes],
-        ),
+        statistics=regression_records()[1],
     output:
         report(
             "<run>/claims.csv",
@@ -47,31 +43,10 @@ rule judge_claims:
 rule render_page:
     input:
         claims=rules.judge_claims.output,
-        figures=collect("<run>/regression/figures/{variant}.svg", variant=FIGURES),
-        records=[
-            rules.judge_claims.input.statistics,
-            rules.judge_claims.input.sizes,
-            collect("<run>/regression/{variant}/alignment.csv", variant=USED_VARIANTS),
-            collect(
-                "<run>/regression/{variant}/{table}.csv",
-                variant=FIGURES,
-                table=["generalisation", "rollout"],
-            ),
-        ],
+        figures=collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
+        records=regression_records()[0],
         config=rules.prepare_config.output,
-        costs=[
-            "<run_benchmarks>/judge_claims.tsv",
-            collect(
-                "<run_benchmarks>/{rule}/{variant}.tsv",
-                rule=["train_regression", "compare_regression"],
-                variant=USED_VARIANTS,
-            ),
-            collect(
-                "<run_benchmarks>/{rule}/{variant}.tsv",
-                rule=["probe_regression", "plot_regression"],
-                variant=FIGURES,
-            ),
-        ],
+        costs=["<run_benchmarks>/judge_claims.tsv", *regression_costs()],
     output:
         "<run>/index.html",
     log:

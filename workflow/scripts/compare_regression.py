@@ -1,18 +1,31 @@
-"""Hold every snapshot of one variant's layers against gradient descent on the same tasks."""
+"""Hold every snapshot of one variant's networks against the learners, on the same tasks, beside controls."""
 
 from pathlib import Path
 
 import torch
 
 from activation_descent import records
-from activation_descent.regression.alignment import alignment_records
+from activation_descent.regression import alignment, probes, statistics
 from activation_descent.regression.training import Training, load_trained
 from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
-params = snakemake.params
+params, variant = snakemake.params, snakemake.wildcards.variant
 training = Training(**params.training)
+evaluation = alignment.Evaluation.from_settings(params.evaluation)
 trained = load_trained(training, Path(snakemake.input.weights))
-rows = alignment_records(training, params.tasks, params.seed, snakemake.wildcards.variant, trained)
-records.write(records.frame(rows), snakemake.output.alignment)
+learners = records.read(snakemake.input.learners)
+
+rows = list(alignment.alignment_records(training, params.tasks, params.seed, variant, trained, learners))
+if training.tokens != "constructed":
+    rows += probes.copying_records(training, params.tasks, params.seed, variant, trained)
+table = records.frame(rows)
+records.write(table, snakemake.output.alignment)
+numbers = {
+    **statistics.course_statistics(table, evaluation.tail_share),
+    **statistics.weight_statistics(training, trained, evaluation.tail_share),
+    **statistics.control_statistics(training, evaluation, params.seed, variant, trained, learners),
+}
+rows = statistics.rows(numbers, training.experiment, variant, training.steps)
+records.write(records.frame(rows), snakemake.output.statistics)

@@ -8,5 +8,5 @@ log_to(snakemake.log[0])
 params = snakemake.params
 alignments = records.read(list(snakemake.input.alignment))
 numbers = statistics.size_statistics(alignments, params.sizes, params.tail_share)
-rows = statistics.rows(numbers, params.experiment, snakemake.wildcards.variant, step=0)
+rows = statistics.rows(numbers, "problem_size", snakemake.wildcards.figure, step=0)
 records.write(records.frame(rows), snakemake.output.statistics)

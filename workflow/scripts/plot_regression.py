@@ -1,22 +1,19 @@
-"""Draw figure 2 of von Oswald et al. (2022) for one variant, with every seed, and the roll-out."""
+"""Draw one figure of the study from the records, or the weights, of its variants."""
+
+from pathlib import Path
 
 from activation_descent import plotting, records
-from activation_descent.regression.figures import one_layer_figure
+from activation_descent.regression.figures import DRAW
+from activation_descent.regression.training import Training, load_trained
 from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])
-training, evaluation = snakemake.params.training, snakemake.params.evaluation
-sizes = {
-    name: (size, records.read(path))
-    for (name, size), path in zip(snakemake.params.sizes.items(), snakemake.input.sizes, strict=True)
+params = snakemake.params
+tables = {name: records.read(paths) for name, paths in snakemake.input.items() if name != "snapshots"}
+snapshots = {
+    variant: load_trained(Training(**settings), Path(path))
+    for (variant, settings), path in zip(params.training.items(), snakemake.input.get("snapshots", []), strict=False)
 }
-figure = one_layer_figure(
-    f"One trained linear self-attention layer against one step of gradient descent (x ~ U(−{training['half_range']:g}, "
-    f"{training['half_range']:g}), N = {training['context_length']}, d = {training['input_dim']})",
-    records.read(snakemake.input.alignment),
-    records.read(snakemake.input.generalisation),
-    records.read(snakemake.input.rollout),
-    sizes,
-    {**training, **evaluation},
-)
-plotting.save(figure, snakemake.output[0])
+with plotting.style():
+    figure = DRAW[params.kind](tables, params.training, params.evaluation, snapshots)
+    plotting.save(figure, snakemake.output[0])

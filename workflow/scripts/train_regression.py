@@ -10,6 +10,7 @@ from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
+torch.set_flush_denormal(True)  # deep networks start from products of tiny numbers, which are slow below 1e-38
 variant = snakemake.wildcards.variant
 settings = Training(**snakemake.params.training)
 progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
@@ -24,5 +25,9 @@ with track(snakemake.config["tracking"], Path(snakemake.params.runs), STUDY, sna
 
     weights = Path(snakemake.output.weights)
     checkpoint = weights.with_name("checkpoint.safetensors")
-    trained = train(settings, snakemake.params.seed, variant, checkpoint, snakemake.params.code, report)
+    # From the configuration, too: a machine without the GPU of another has no reason to train again
+    device = snakemake.config["device"]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = train(settings, snakemake.params.seed, variant, checkpoint, snakemake.params.code, device, report)
     save_trained(trained, settings, weights, Path(snakemake.output.config))

@@ -1,5 +1,4 @@
 import fcntl
-import math
 import threading
 import time
 from dataclasses import replace
@@ -8,19 +7,35 @@ import pytest
 import torch
 
 from activation_descent.errors import CheckpointError, DivergedError
-from activation_descent.regression import training
+from activation_descent.regression import learners, training, transformer
 from activation_descent.regression.learners import expected_loss, optimal_rate
 from activation_descent.regression.tasks import linear_tasks
-from activation_descent.regression.transformer import one_layer_gradient
 from activation_descent.seeding import generator
 
 SETTINGS = training.Training(
     experiment="test",
     seeds=2,
+    tasks="linear",
     input_dim=3,
     context_length=4,
     half_range=0.5,
     weight_scale=1.0,
+    amplitude=(0.1, 5.0),
+    shared_draw=False,
+    dataset_size=None,
+    target="label",
+    ridge_penalty=0.1,
+    layers=1,
+    heads=1,
+    tied=True,
+    attention="linear",
+    layer_norm=False,
+    mlp=False,
+    activation_clip=None,
+    tokens="constructed",
+    position_size=0,
+    embedding_size=0,
+    frozen_rate=None,
     steps=30,
     batch_size=64,
     learning_rate=0.001,
@@ -58,7 +73,8 @@ def test_first_adam_step_moves_each_weight_by_the_learning_rate_against_its_grad
     before = job.weights.clone()
     job.advance(range(1))
     for seed in range(settings.seeds):
-        _, gradient = one_layer_gradient(before[seed], training.training_tasks(settings, 0, "v", seed, 0))
+        tasks = training.training_tasks(settings, 0, "v", seed, 0)
+        _, gradient = training.loss_and_gradient(before[seed], settings.architecture, tasks)
         clipped = gradient * min(1.0, settings.clip_norm / gradient.norm().item())
         expected = before[seed] - settings.learning_rate * clipped / (clipped.abs() + settings.epsilon)
         assert torch.allclose(job.weights[seed], expected, atol=1e-7)
@@ -67,7 +83,7 @@ def test_first_adam_step_moves_each_weight_by_the_learning_rate_against_its_grad
 def test_snapshots_and_losses_stand_at_the_right_steps():
     trained = training.train(SETTINGS, 0, "v")
     assert trained.steps == [0, 8, 16, 24, 30]
-    assert trained.snapshots.shape == (2, 5, 4, 4, 4)
+    assert trained.snapshots.shape == (2, 5, 4 * 4 * 4)
     assert trained.losses[:, 0].isnan().all()
     assert trained.losses[:, 1:].isfinite().all()
     assert not torch.equal(trained.snapshots[0], trained.snapshots[1])
@@ -160,7 +176,72 @@ def test_training_reaches_the_closed_form_optimum_without_a_compiler(tmp_path, m
     settings = replace(SETTINGS, seeds=1, steps=1500, batch_size=512, snapshot_every=500)
     trained = training.train(settings, 0, "v")
     tasks = linear_tasks(generator(0, "test", "training", "v", "evaluate"), 20000, 3, 4, 0.5, dtype=float)
-    loss, _ = one_layer_gradient(trained.snapshots[0, -1].double(), tasks)
+    prediction = transformer.predict(trained.snapshots[0, -1].double(), tasks.tokens, settings.architecture)
+    loss = 0.5 * (prediction - tasks.target).square().mean().item()
     optimum = expected_loss(optimal_rate(3, 4, 0.5), 3, 4, 0.5)
-    assert loss.item() == pytest.approx(optimum, rel=0.06)  # a task's loss has 1.6 times its mean as deviation: 5 SE
-    assert math.isfinite(loss.item())
+    assert loss == pytest.approx(optimum, rel=0.06)  # a task's loss has 1.6 times its mean as deviation: 5 SE
+
+
+VARIANTS = {
+    "two heads, untied": {"layers": 2, "heads": 2, "tied": False},
+    "softmax": {"attention": "softmax"},
+    "norm and perceptron": {"layers": 2, "layer_norm": True, "mlp": True},
+    "classic tokens": {"tokens": "classic", "position_size": 4, "layers": 2, "tied": False, "attention": "softmax_first"},
+    "sine": {"tasks": "sine", "input_dim": 1, "half_range": 5.0, "embedding_size": 8},
+    "fixed data": {"dataset_size": 128},
+    "ridge targets": {"target": "ridge"},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_kind_of_network_resumes_with_the_same_bytes(tmp_path, name):
+    settings = replace(SETTINGS, steps=6, snapshot_every=3, **VARIANTS[name])
+    with pytest.raises(InterruptedRunError):
+        training.train(settings, 0, "v", tmp_path / "checkpoint.safetensors", report=kill_after(3))
+    resumed = training.train(settings, 0, "v", tmp_path / "checkpoint.safetensors")
+    whole = training.train(settings, 0, "v")
+    assert torch.equal(resumed.snapshots, whole.snapshots)
+    assert not torch.equal(whole.snapshots[:, 0], whole.snapshots[:, -1])
+
+
+def test_a_fixed_set_comes_round_again_and_fresh_tasks_do_not():
+    fixed, fresh = training.Job(replace(SETTINGS, dataset_size=128), 0, "v"), training.Job(SETTINGS, 0, "v")
+    first, second = fixed.tasks(0, 0), fixed.tasks(0, 1)  # two batches of 64
+    assert not torch.equal(first.tokens, second.tokens)
+    assert torch.equal(fixed.tasks(0, 2).tokens, first.tokens)
+    assert not torch.equal(fixed.tasks(1, 0).tokens, first.tokens)
+    kept = fresh.tasks(0, 0).tokens.clone()
+    assert not torch.equal(fresh.tasks(0, 2).tokens, kept)
+
+
+def test_frozen_attention_is_a_gradient_step_and_stays_one():
+    settings = replace(SETTINGS, frozen_rate=0.01, steps=3, snapshot_every=3, **VARIANTS["sine"])
+    trained = training.train(settings, 0, "v")
+    for vector in trained.snapshots[:, -1]:
+        parameters = transformer.unpack(vector, settings.architecture)
+        a, b = transformer.products(parameters["attention"][0, 0])
+        assert torch.equal(a, torch.diag(torch.tensor([1.0] * 7 + [0.0])))
+        assert b.abs().sum().item() == pytest.approx(0.01)
+        assert b[-1, -1].item() == pytest.approx(-0.01)
+    assert not torch.equal(trained.snapshots[:, 0], trained.snapshots[:, 1])  # the embedding learns
+
+
+def test_targets_are_the_answers_of_their_models():
+    tasks = training.training_tasks(SETTINGS, 0, "v", 0, 0)
+    rate = optimal_rate(3, 4, 0.5)
+    for target, model in (
+        ("descent", learners.gradient_descent_model(tasks, [rate])),
+        ("ridge", learners.ridge_model(tasks, 0.1)),
+    ):
+        other = training.training_tasks(replace(SETTINGS, target=target), 0, "v", 0, 0)
+        assert torch.equal(other.tokens, tasks.tokens)
+        assert torch.allclose(other.target, learners.predict(model, tasks), atol=1e-6)
+    matrix = replace(SETTINGS, target="matrix")
+    one, two = training.training_tasks(matrix, 0, "v", 0, 0), training.training_tasks(matrix, 0, "v", 1, 3)
+    maps = []
+    for batch in (one, two):  # the same matrix for every batch: recover it from the answers
+        sums = learners.gradient_descent_model(batch, [1.0])
+        features = torch.einsum("at,bt->tab", batch.query, sums).flatten(1).double()
+        maps.append(torch.linalg.lstsq(features, batch.target.double()[:, None]).solution)
+    assert torch.allclose(maps[0], maps[1], atol=1e-3)
+    assert maps[0].abs().max() > 0.1

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.regression.transformer import Weights, products
+from activation_descent.regression.transformer import Layer, products
 
 
 def gradient_descent_layer(
@@ -12,7 +12,7 @@ def gradient_descent_layer(
     rate_per_example: float,
     initial_model: Float[Tensor, " input"] | None = None,
     dtype: torch.dtype = torch.float64,
-) -> Weights:
+) -> Layer:
     """The layer whose prediction is that of one gradient step on `1/(2N) sum (w . x_i - y_i)^2`.
 
     W_Q = W_K = diag(I, 0); W_V has -1 in its corner and W_0 left of it; W_P = diag(0, .., 0, eta / N).
@@ -32,25 +32,38 @@ def gradient_descent_layer(
     return torch.stack([identity, identity, value, projection])
 
 
-def step_size(weights: Weights) -> tuple[float, float]:
-    """`(beta, eta / N)` of a layer: beta is the mean diagonal of the x-block of W_Q W_K^T, eta / N = -beta * (W_V W_P)_yy.
+def gd_plus_plus_layer(input_dim: int, rate_per_example: float, gamma: float, dtype: torch.dtype = torch.float64) -> Layer:
+    """The layer of one step of GD++ (appendix A.10): as a gradient step's, with W_V W_P = diag(-gamma I, -eta / N).
 
-    Attention fixes only the product of A and B; dividing A by beta makes it comparable to the construction, whose A is diag(I, 0).
+    Every input contracts, x <- (I - gamma X X^T) x, the query's with the others, while the labels take the gradient step.
     """
-    a, b = products(weights)
+    layer = gradient_descent_layer(input_dim, rate_per_example, dtype=dtype)
+    _, _, value, projection = layer
+    value.diagonal()[:-1] = -1.0
+    projection.diagonal()[:-1] = gamma
+    return layer
+
+
+def step_sizes(layer: Layer) -> tuple[float, float]:
+    """`(eta / N, gamma)` of a layer in the construction's units.
+
+    Attention fixes only the product of A and B; with beta the mean diagonal of A's x-block, eta / N = -beta B_yy and gamma = -beta
+    times the mean diagonal of B's x-block.
+    """
+    a, b = products(layer)
     beta = a.diagonal()[:-1].mean().item()
-    return beta, -beta * b[-1, -1].item()
+    return -beta * b[-1, -1].item(), -beta * b.diagonal()[:-1].mean().item()
 
 
-def interpolate(trained: Weights, constructed: Weights, share: float = 0.5) -> Weights:
-    """Weights between a trained layer and the construction: the *products* A and B are averaged, not the factors (A.3).
+def interpolate(trained: Layer, constructed: Layer, share: float = 0.5) -> Layer:
+    """Layer between a trained layer and the construction: the *products* A and B are averaged, not the factors (A.3).
 
     A = (1 - share) A_trained / beta + share A_constructed, B = (1 - share) beta B_trained + share B_constructed. The result is
     returned as a layer with W_Q = A, W_K = I, W_V = B, W_P = I. It is undefined at beta = 0 and large near it, as at
     initialisation.
     """
-    beta, _ = step_size(trained)
     a_trained, b_trained = products(trained)
+    beta = a_trained.diagonal()[:-1].mean()
     a_constructed, b_constructed = products(constructed)
     a = (1 - share) * a_trained / beta + share * a_constructed
     b = (1 - share) * b_trained * beta + share * b_constructed

@@ -4,6 +4,8 @@ A model is `w` in prediction = w . x_q, one for each task. Rates are *per exampl
 which is what a layer's weights hold.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,14 +15,64 @@ from activation_descent.regression.tasks import Tasks, uniform_moments
 Model = Float[Tensor, "input task"]
 
 
-def gradient_descent_model(tasks: Tasks, rate_per_example: float, steps: int = 1) -> Model:
-    """`steps` steps of gradient descent from w = 0 on `L(w) = 1/(2N) sum_i (w . x_i - y_i)^2`."""
+def gradient_descent_model(tasks: Tasks, rates_per_example: Sequence[float]) -> Model:
+    """Gradient descent from w = 0 on `L(w) = 1/(2N) sum_i (w . x_i - y_i)^2`, one step for each rate."""
+    return preconditioned_model(
+        tasks, [rate * torch.eye(len(tasks.query), dtype=tasks.tokens.dtype) for rate in rates_per_example]
+    )
+
+
+def preconditioned_model(tasks: Tasks, preconditioners: Sequence[Float[Tensor, "input input"]]) -> Model:
+    """Gradient descent whose steps are multiplied by a matrix, one step for each (Ahn et al. 2023, theorem 3)."""
     x, y = tasks.inputs, tasks.labels
     model = torch.zeros_like(x[:, 0])
-    for _ in range(steps):
+    for preconditioner in preconditioners:
         residual = y - (x * model[:, None]).sum(0)  # context task
-        model = model + rate_per_example * (x * residual).sum(1)
+        model = model + preconditioner @ (x * residual).sum(1)
     return model
+
+
+def optimal_preconditioner(covariance: Float[Tensor, "input input"], context_length: int) -> Float[Tensor, "input input"]:
+    """The best single step for `x ~ N(0, covariance)`, `w ~ N(0, I)` (Ahn et al. 2023, theorem 1), on the *sum* over the context.
+
+    There: U diag(1 / ((N + 1) / N l_i + sum_j l_j / N)) U^T for covariance U diag(l) U^T, on the mean over the context.
+    """
+    identity = torch.eye(len(covariance), dtype=covariance.dtype)
+    return torch.linalg.inv((context_length + 1) * covariance + covariance.trace() * identity)
+
+
+def gd_plus_plus_model(tasks: Tasks, rates_per_example: Sequence[float], gammas: Sequence[float]) -> Model:
+    """GD++ (appendix A.10): each step takes a gradient step on the labels and contracts every input, x <- (I - gamma X X^T) x.
+
+    With Q the product of the contractions so far, the query is Q x_q, and a step adds Q^T (rate X y) to the model of the original one.
+    """
+    x, y = tasks.inputs.permute(2, 0, 1), tasks.labels.T.unsqueeze(-1)  # task input context, task context 1
+    contraction = torch.eye(x.shape[1], dtype=x.dtype).expand(len(x), -1, -1)  # Q: x_k = Q x for every token
+    model = torch.zeros_like(x[:, :, :1])
+    for rate, gamma in zip(rates_per_example, gammas, strict=True):
+        gradient = rate * x @ y  # task input 1: what the step adds to the model of the contracted query
+        model = model + contraction.mT @ gradient
+        y = y - x.mT @ gradient
+        shrink = torch.eye(x.shape[1], dtype=x.dtype) - gamma * x @ x.mT
+        x, contraction = shrink @ x, shrink @ contraction
+    return model.squeeze(-1).T
+
+
+def newton_model(tasks: Tasks, alpha: float, steps: int) -> Model:
+    """Iterative Newton for the inverse of S = sum_i x_i x_i^T: M_0 = alpha S, M_{k+1} = 2 M_k - M_k S M_k (Fu et al. 2023, section 3)."""
+    x = tasks.inputs.permute(2, 0, 1)
+    s = x @ x.mT
+    m = alpha * s
+    for _ in range(steps):
+        m = 2 * m - m @ s @ m
+    return (m @ x @ tasks.labels.T.unsqueeze(-1)).squeeze(-1).T
+
+
+def ridge_model(tasks: Tasks, penalty: float) -> Model:
+    """Ridge regression: `argmin_w sum_i (w . x_i - y_i)^2 + penalty |w|^2`."""
+    x = tasks.inputs.permute(2, 0, 1)
+    s = x @ x.mT + penalty * torch.eye(x.shape[1], dtype=x.dtype)
+    return torch.linalg.solve(s, x @ tasks.labels.T.unsqueeze(-1)).squeeze(-1).T
 
 
 def least_squares_model(tasks: Tasks) -> Model:
@@ -45,7 +97,7 @@ def best_rate(tasks: Tasks) -> float:
 
     The empirical check of `optimal_rate`; the authors search a grid of 250 rates, on the tasks that they evaluate on.
     """
-    unit = predict(gradient_descent_model(tasks, 1.0), tasks)
+    unit = predict(gradient_descent_model(tasks, [1.0]), tasks)
     return ((tasks.target * unit).sum() / unit.square().sum()).item()
 
 

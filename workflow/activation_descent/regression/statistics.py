@@ -1,6 +1,6 @@
 """One number for each seed: the metrics that claims and their gates read, from the records and the weights of a variant."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,25 +8,34 @@ import torch
 
 from activation_descent.regression.alignment import (
     STUDY,
-    Alignment,
+    Answer,
     Evaluation,
     Row,
     align,
-    closed_form_rate,
+    answer_of_layers,
+    answer_of_model,
+    answer_of_network,
+    descent_steps,
     evaluation_tasks,
+    fitted_learner,
+    learner_layers,
     loss_of,
 )
-from activation_descent.regression.constructions import gradient_descent_layer, step_size
+from activation_descent.regression.constructions import step_sizes
 from activation_descent.regression.learners import (
     best_rate,
     expected_loss,
+    gd_plus_plus_model,
     gradient_descent_model,
     least_squares_model,
+    optimal_rate,
 )
 from activation_descent.regression.training import Trained, Training
-from activation_descent.regression.transformer import MATRICES, effective_model
+from activation_descent.regression.transformer import MATRICES, products, unpack
 
 UNDAMPED_HORIZON = 20  # iterations after which acceptance test T8 looks for divergence
+REACHED = 1.02  # times the loss of a gradient step: what counts as having found it
+PREFIXES = {"gradient_descent": "", "gd_plus_plus": "plus_plus_", "target": "target_"}
 
 
 def tail(table: pd.DataFrame, share: float) -> pd.DataFrame:
@@ -34,49 +43,80 @@ def tail(table: pd.DataFrame, share: float) -> pd.DataFrame:
     return table[table["step"] > (1 - share) * table["step"].max()]
 
 
-def loss_ratios(alignment: pd.DataFrame, share: float) -> pd.Series:
-    """Loss of the layer / loss of the gradient step for each seed, over the tail of training."""
-    losses = tail(alignment, share).query("metric == 'loss'")
-    means = losses.groupby(["learner", "seed"])["value"].mean()
-    return means["transformer"] / means["gradient_descent"]
+def course_statistics(alignment: pd.DataFrame, share: float) -> dict[str, np.ndarray]:
+    """Statistics of the last part of training, against each learner that the variant is held against."""
+    end = tail(alignment, share).groupby(["metric", "learner", "reference", "seed"])["value"].mean()
+    losses = end["loss"].droplevel("reference").unstack("learner")
+    numbers = {"final_loss": losses["transformer"]}
+    for reference, prefix in PREFIXES.items():
+        if reference in losses:
+            numbers[f"{prefix}loss_ratio"] = losses["transformer"] / losses[reference]
+        if ("model_cosine", "transformer", reference) in end.index:
+            for metric in ("model_cosine", "model_difference", "prediction_difference"):
+                numbers[f"final_{prefix}{metric}"] = end[metric, "transformer", reference]
+    if "gradient_descent" in losses:
+        numbers["descent_loss_excess"] = losses["gradient_descent"] / losses["transformer"] - 1
+        numbers["steps_to_descent"] = _steps_to_descent(alignment)
+    if "interpolated" in losses:
+        numbers["interpolation_excess"] = losses["interpolated"] - losses["transformer"]
+    return {name: values.sort_index().to_numpy() for name, values in numbers.items()}
 
 
-def largest_gap(losses: pd.DataFrame, learner: str) -> np.ndarray:
-    """Largest |loss / loss of gradient descent - 1| for each seed over the conditions in a table of losses."""
-    condition = [column for column in ("input_dim", "context_length", "input_scale") if column in losses]
-    wide = losses.pivot_table(index=["seed", *condition], columns="learner", values="value")
-    return (wide[learner] / wide["gradient_descent"] - 1).abs().groupby("seed").max().to_numpy()
+def _steps_to_descent(alignment: pd.DataFrame) -> pd.Series:
+    """First snapshot of each seed whose loss is within 2 % of gradient descent's; infinity if none is."""
+    losses = alignment[alignment["metric"] == "loss"].pivot_table(index=["seed", "step"], columns="learner", values="value")
+    reached = losses[losses["transformer"] <= REACHED * losses["gradient_descent"]].reset_index().groupby("seed")["step"].min()
+    return reached.reindex(sorted(alignment["seed"].unique())).astype(float).fillna(np.inf)
 
 
-def course_statistics(
-    alignment: pd.DataFrame, training: Training, evaluation: Evaluation, trained: Trained
-) -> dict[str, np.ndarray]:
-    """Statistics of the last part of training."""
-    share = evaluation.tail_share
-    end = tail(alignment, share).groupby(["metric", "learner", "seed"])["value"].mean()
-    rate = closed_form_rate(training)
+def weight_statistics(training: Training, trained: Trained, share: float) -> dict[str, np.ndarray]:
+    """What the weights themselves say, over the last part of training."""
     is_tail = np.array(trained.steps) > (1 - share) * training.steps
-    etas = [[step_size(weights)[1] for weights in seed] for seed in trained.snapshots[:, is_tail].double()]
-    return {
-        "loss_ratio": loss_ratios(alignment, share).to_numpy(),
-        "final_model_cosine": end["model_cosine", "transformer"].to_numpy(),
-        "final_model_difference": end["model_difference", "transformer"].to_numpy(),
-        "final_prediction_difference": end["prediction_difference", "transformer"].to_numpy(),
-        "interpolation_excess": (end["loss", "interpolated"] - end["loss", "transformer"]).to_numpy(),
-        "step_size_error": np.abs(np.mean(etas, axis=1) / rate - 1),
-    }
+    attention = [
+        [unpack(vector, training.architecture)["attention"] for vector in seed] for seed in trained.snapshots[:, is_tail].double()
+    ]
+    numbers = {}
+    if training.architecture.is_linear_attention and training.heads == 1 and training.tied:
+        sizes = np.array([[step_sizes(each[0, 0]) for each in seed] for seed in attention]).mean(axis=1)  # seed (rate, gamma)
+        if training.layers == 1:
+            rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
+            numbers["step_size_error"] = np.abs(sizes[:, 0] / rate - 1)
+        else:
+            numbers |= {"learned_rate": sizes[:, 0], "learned_gamma": sizes[:, 1]}
+    if training.attention == "softmax" and training.heads > 1:
+        numbers["off_diagonal_cancellation"] = np.array([np.mean([cancellation(each[0]) for each in seed]) for seed in attention])
+    return numbers
 
 
-def generalisation_statistics(generalisation: pd.DataFrame, training: Training) -> dict[str, np.ndarray]:
-    """Statistics over context lengths and input scales."""
-    lengths = generalisation.query("input_scale == 1")
-    scales = generalisation[generalisation["context_length"] == training.context_length]
-    return {
-        "context_length_gap": largest_gap(lengths, "transformer"),
-        "untrained_context_length_gap": largest_gap(lengths, "untrained"),
-        "input_scale_gap": largest_gap(scales, "transformer"),
-        "untrained_input_scale_gap": largest_gap(scales, "untrained"),
-    }
+def cancellation(heads: torch.Tensor) -> float:
+    """How much smaller the off-diagonal of sum_h eta_h W_KQ^h is than that of its terms (figure 11), x-block, root mean square."""
+    a, b = products(heads)
+    terms = b[:, -1, -1, None, None] * a[:, :-1, :-1]  # eta_h = (W_V W_P)_yy of the head
+    off = ~torch.eye(terms.shape[-1], dtype=torch.bool)
+    each = terms[:, off].square().mean(1).sqrt().mean()
+    return (each / terms.sum(0)[off].square().mean().sqrt()).item()
+
+
+def largest_gap(losses: pd.DataFrame, learner: str, reference: str = "gradient_descent") -> np.ndarray:
+    """Largest |loss / loss of the reference - 1| for each seed over the levels in a table of losses."""
+    wide = losses.pivot_table(index=["seed", "level"], columns="learner", values="value")
+    return (wide[learner] / wide[reference] - 1).abs().groupby("seed").max().to_numpy()
+
+
+def generalisation_statistics(generalisation: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Statistics over the levels of each condition."""
+    losses = generalisation[generalisation["metric"] == "loss"]
+    best = "gd_plus_plus" if "gd_plus_plus" in set(losses["learner"]) else "gradient_descent"
+    numbers = {}
+    for condition, table in losses.groupby("condition"):
+        numbers[f"{condition}_gap"] = largest_gap(table, "transformer")
+        numbers[f"untrained_{condition}_gap"] = largest_gap(table, "untrained")
+        if best != "gradient_descent":
+            numbers[f"{PREFIXES[best]}{condition}_gap"] = largest_gap(table, "transformer", best)
+    scales = losses[losses["condition"] == "input_scale"]
+    largest = scales[scales["level"] == scales["level"].max()].pivot_table(index="seed", columns="learner", values="value")
+    numbers["largest_input_loss_ratio"] = (largest["transformer"] / largest["gradient_descent"]).to_numpy()
+    return numbers
 
 
 def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.ndarray]:
@@ -88,7 +128,6 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
     wide = rollout.pivot_table(index=["damping", "learner", "seed"], columns="iteration", values="value")
     damped = wide.loc[damping, "transformer"]
     undamped = wide.loc[1.0, "gradient_descent"]
-
     return {
         "rollout_final_loss": damped.iloc[:, -1].to_numpy(),
         "rollout_rises": (damped.diff(axis=1) > 0).sum(axis=1).to_numpy(),
@@ -98,52 +137,95 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
 
 
 def control_statistics(
-    training: Training, evaluation: Evaluation, root: int, variant: str, trained: Trained
+    training: Training, evaluation: Evaluation, root: int, variant: str, trained: Trained, learners: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """What the metrics say of learners whose answer is known, and of the trained layer against the wrong reference."""
+    """What the metrics say of learners whose answer is known, and of the trained network against the wrong reference."""
+    if training.tasks != "linear":
+        return {}
     tasks = evaluation_tasks(training, root, variant, "evaluate", evaluation.tasks)
-    tuning = evaluation_tasks(training, root, variant, "tune", evaluation.tuning_tasks)
-    rate = closed_form_rate(training)
-    descent = gradient_descent_model(tasks, rate)
-    descent_loss = loss_of(descent, tasks)
-    expected = expected_loss(rate, training.input_dim, training.context_length, training.half_range, training.weight_scale)
-    squares = least_squares_model(tasks)
-    construction = effective_model(gradient_descent_layer(training.input_dim, rate), tasks.tokens)
-    constructed = align(construction, descent, tasks)
+    layers = learner_layers(training, learners)
+    descent = answer_of_layers(layers["gradient_descent"], tasks)
+    squares = answer_of_model(least_squares_model(tasks), tasks)
 
-    def each_seed(weights: torch.Tensor) -> dict[str, float]:
-        start, end = weights[0], weights[-1]
-        untrained = effective_model(start, tasks.tokens)
-        model = effective_model(end, tasks.tokens)
-        halved = end.clone()
-        halved[MATRICES.index("projection")] /= 2
-        half = effective_model(halved, tasks.tokens)
-        before: Alignment = align(untrained, descent, tasks)
-        return {
-            "untrained_loss_ratio": loss_of(untrained, tasks) / descent_loss,
+    def each_seed(vectors: torch.Tensor) -> dict[str, float]:
+        untrained, network = (answer_of_network(vector, tasks, training.architecture) for vector in (vectors[0], vectors[-1]))
+        before = align(untrained, descent)
+        other = Answer(network.prediction, descent.model.roll(1, dims=1))
+        numbers = {
+            "untrained_loss_ratio": loss_of(untrained, tasks) / loss_of(descent, tasks),
             "untrained_cosine": before.cosine,
             "untrained_difference": before.model_difference,
             "untrained_prediction_difference": before.prediction_difference,
-            "other_task_cosine": align(model, descent.roll(1, dims=1), tasks).cosine,
-            "least_squares_cosine": align(model, squares, tasks).cosine,
-            "rescaled_loss_excess": loss_of(half, tasks) / loss_of(model, tasks) - 1,
-            "rescaled_cosine_change": abs(align(half, descent, tasks).cosine - align(model, descent, tasks).cosine),
+            "other_task_cosine": align(network, other).cosine,
+            "least_squares_cosine": align(network, squares).cosine,
         }
+        if training.layers == 1 and training.architecture.is_linear_attention:
+            halved = vectors[-1].clone()
+            unpack(halved, training.architecture)["attention"][:, :, MATRICES.index("projection")] /= 2
+            half = answer_of_network(halved, tasks, training.architecture)
+            numbers |= {
+                "rescaled_loss_excess": loss_of(half, tasks) / loss_of(network, tasks) - 1,
+                "rescaled_cosine_change": abs(align(half, descent).cosine - align(network, descent).cosine),
+            }
+        return numbers
 
-    seeds = [each_seed(weights) for weights in trained.snapshots.double()]
-    same_for_all = {
-        "construction_loss_ratio": loss_of(construction, tasks) / descent_loss,
-        "construction_cosine": constructed.cosine,
-        "construction_difference": constructed.model_difference,
-        "tuned_rate_ratio": best_rate(tuning) / rate,
-        "gradient_descent_loss_ratio": descent_loss / expected,
-    }
+    seeds = [each_seed(vectors) for vectors in trained.snapshots]
+    same_for_all = _construction_statistics(training, evaluation, root, variant, learners, descent)
     return {metric: np.array([seed[metric] for seed in seeds]) for metric in seeds[0]} | {
         metric: np.full(len(seeds), value) for metric, value in same_for_all.items()
     }
 
 
-def rows(statistics: dict[str, np.ndarray], experiment: str, variant: str, step: int) -> Iterator[Row]:
+def _construction_statistics(
+    training: Training, evaluation: Evaluation, root: int, variant: str, learners: pd.DataFrame, descent: Answer
+) -> dict[str, float]:
+    """Layers by hand against the learners that they stand for, computed without any layer."""
+    tasks = evaluation_tasks(training, root, variant, "evaluate", evaluation.tasks)
+    if descent_steps(training) == 1:
+        tuning = evaluation_tasks(training, root, variant, "tune", evaluation.tuning_tasks)
+        rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
+        explicit = answer_of_model(gradient_descent_model(tasks, [rate]), tasks)
+        expected = expected_loss(rate, training.input_dim, training.context_length, training.half_range, training.weight_scale)
+        numbers = {"tuned_rate_ratio": best_rate(tuning) / rate}
+    else:
+        fitted = fitted_learner(training, "gradient_descent", learners)
+        explicit = answer_of_model(gradient_descent_model(tasks, fitted.rates), tasks)
+        expected = fitted.loss
+        plus_plus = fitted_learner(training, "gd_plus_plus" if training.tied else "gd_plus_plus_per_layer", learners)
+        exact = answer_of_model(gd_plus_plus_model(tasks, plus_plus.rates, plus_plus.gammas), tasks)
+        constructed = answer_of_layers(learner_layers(training, learners)["gd_plus_plus"], tasks)
+        numbers = {"plus_plus_construction_cosine": align(constructed, exact).cosine}
+    aligned = align(descent, explicit)
+    return numbers | {
+        "construction_loss_ratio": loss_of(descent, tasks) / loss_of(explicit, tasks),
+        "construction_cosine": aligned.cosine,
+        "construction_difference": aligned.model_difference,
+        "gradient_descent_loss_ratio": loss_of(explicit, tasks) / expected,
+    }
+
+
+def size_statistics(alignments: pd.DataFrame, sizes: Mapping[str, int], share: float) -> dict[str, np.ndarray]:
+    """Statistics over layers that were trained at N = d of several sizes.
+
+    Args:
+        alignments: alignment records of all these variants.
+        sizes: d for each variant.
+
+    Only seeds that every size has enter.
+    """
+    losses = alignments.query("metric == 'loss'").assign(level=alignments["variant"].map(sizes))
+    common = losses.groupby("variant")["seed"].max().min()
+    losses = losses[losses["seed"] <= common]
+    ends = pd.concat([tail(table, share) for _, table in losses.groupby("variant")])
+    ends = ends.groupby(["seed", "level", "learner"], as_index=False)["value"].mean()
+    starts = losses[losses["step"] == 0].replace({"learner": {"transformer": "untrained"}})
+    return {
+        "problem_size_gap": largest_gap(ends, "transformer"),
+        "untrained_problem_size_gap": largest_gap(starts, "untrained"),
+    }
+
+
+def rows(statistics: Mapping[str, np.ndarray], experiment: str, variant: str, step: int) -> Iterator[Row]:
     """Statistics as rows of records, one for each metric and seed."""
     for metric, values in statistics.items():
         for seed, value in enumerate(values):
@@ -156,24 +238,3 @@ def rows(statistics: dict[str, np.ndarray], experiment: str, variant: str, step:
                 "metric": metric,
                 "value": float(value),
             }
-
-
-def size_statistics(alignments: pd.DataFrame, sizes: dict[str, int], share: float) -> dict[str, np.ndarray]:
-    """Statistics over layers that were trained at N = d of several sizes.
-
-    Args:
-        alignments: alignment records of all these variants.
-        sizes: d for each variant.
-
-    Only seeds that every size has enter.
-    """
-    losses = alignments.query("metric == 'loss'").assign(input_dim=alignments["variant"].map(sizes))
-    common = losses.groupby("variant")["seed"].max().min()
-    losses = losses[losses["seed"] <= common]
-    ends = pd.concat([tail(table, share) for _, table in losses.groupby("variant")])
-    ends = ends.groupby(["seed", "input_dim", "learner"], as_index=False)["value"].mean()
-    starts = losses[losses["step"] == 0].replace({"learner": {"transformer": "untrained"}})
-    return {
-        "problem_size_gap": largest_gap(ends, "transformer"),
-        "untrained_problem_size_gap": largest_gap(starts, "untrained"),
-    }

@@ -85,6 +85,63 @@ def linear_tasks(
     return Tasks(torch.from_numpy(tokens), torch.from_numpy(target))
 
 
+def sine_tasks(
+    rng: np.random.Generator,
+    number: int,
+    context_length: int,
+    half_range: float,
+    amplitude: tuple[float, float],
+    shared_draw: bool,
+    dtype: type = np.float32,
+) -> Tasks:
+    """Sine waves `y = a sin(x + rho)`, `x ~ U(-half_range, half_range)` (figure 4).
+
+    The paper: a ~ U(0.1, 5) and rho ~ U(0, pi). The authors' code: a ~ U(0.1, 0.5), and the key of a's draw serves rho again, so that
+    a task has one free number and not two.
+
+    Args:
+        shared_draw: use a's uniform number for rho, too.
+    """
+    draws = rng.random((2, number), dtype=dtype)
+    a = amplitude[0] + (amplitude[1] - amplitude[0]) * draws[0]
+    rho = np.pi * draws[0 if shared_draw else 1]
+    tokens = np.empty((2, context_length + 1, number), dtype)
+    fill_uniform(rng, tokens[0], half_range)
+    np.multiply(a, np.sin(tokens[0] + rho), out=tokens[1])
+    target = tokens[1, -1].copy()
+    tokens[1, -1] = 0.0
+    return Tasks(torch.from_numpy(tokens), torch.from_numpy(target))
+
+
+def other_distribution_tasks(
+    rng: np.random.Generator, number: int, input_dim: int, context_length: int, scale: float, dtype: type = np.float64
+) -> Tasks:
+    """Linear tasks with exponential, normal or Laplace inputs, a third each (`create_ood_data` in the authors' code).
+
+    The context's inputs are divided by their Frobenius norm and multiplied by `scale`, the query by the *context's* norm, too.
+    """
+    weight = rng.standard_normal((input_dim, number), dtype=dtype)
+    shape = (input_dim, context_length + 1, number)
+    kinds = np.stack([rng.standard_exponential(shape), rng.standard_normal(shape), rng.laplace(size=shape)])
+    x = np.take_along_axis(kinds, rng.integers(3, size=number)[None, None, None], axis=0)[0]
+    x *= scale / np.linalg.norm(x[:, :-1], axis=(0, 1))
+    labels = np.einsum("fnt,ft->nt", x, weight)
+    target = labels[-1].copy()
+    labels[-1] = 0.0
+    tokens = np.concatenate([x, labels[None]]).astype(dtype, copy=False)
+    return Tasks(torch.from_numpy(tokens), torch.from_numpy(target.astype(dtype, copy=False)))
+
+
+def with_noisy_labels(rng: np.random.Generator, tasks: Tasks, number: int) -> Tasks:
+    """The same tasks with `number` labels of each context replaced by N(0, 1) numbers."""
+    tokens = tasks.tokens.clone()
+    context_length, count = tasks.labels.shape
+    order = torch.from_numpy(rng.random((context_length, count)).argsort(axis=0))
+    noise = torch.from_numpy(rng.standard_normal((context_length, count))).to(tokens.dtype)
+    tokens[-1, :-1] = torch.where(order < number, noise, tokens[-1, :-1])
+    return Tasks(tokens, tasks.target)
+
+
 def uniform_moments(half_range: float) -> tuple[float, float]:
     """Variance and fourth moment of `U(-half_range, half_range)`."""
     return half_range**2 / 3, half_range**4 / 5

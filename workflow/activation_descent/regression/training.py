@@ -1,4 +1,4 @@
-"""Training a layer on a stream of fresh tasks (von Oswald et al. 2022, appendix A.12; the authors' code).
+"""Training a network on a stream of fresh tasks (von Oswald et al. 2022, appendix A.12; the authors' code).
 
 All seeds of a variant advance side by side, one block of steps at a time: the loss curves grow together, and one checkpoint holds the
 whole job. Each step's tasks come from a stream of their own, so a run that resumes at a block's end meets the same tasks as one that
@@ -24,8 +24,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from activation_descent.errors import CheckpointError, DivergedError
-from activation_descent.regression.tasks import Tasks, linear_tasks
-from activation_descent.regression.transformer import MATRICES, Weights, initialise, one_layer_gradient
+from activation_descent.regression.constructions import gradient_descent_layer
+from activation_descent.regression.learners import gradient_descent_model, optimal_rate, predict, ridge_model
+from activation_descent.regression.tasks import Tasks, linear_tasks, sine_tasks
+from activation_descent.regression.transformer import Architecture, Vector, initialise, products, shapes, unpack
+from activation_descent.regression.transformer import predict as network_prediction
 from activation_descent.seeding import generator
 
 STUDY = "regression"
@@ -33,14 +36,34 @@ STUDY = "regression"
 
 @dataclass(frozen=True)
 class Training:
-    """What a variant trains on and how; the published values and their sources stand in `config/config.yaml`."""
+    """What a variant trains on and how; the published values and their sources stand in `config/config.yaml`.
+
+    `init_scale` is that of one layer: a network of K layers starts from init_scale / K, as in the authors' code.
+    """
 
     experiment: str
     seeds: int
+    tasks: str
     input_dim: int
     context_length: int
     half_range: float
     weight_scale: float
+    amplitude: Sequence[float]
+    shared_draw: bool
+    dataset_size: int | None
+    target: str
+    ridge_penalty: float
+    layers: int
+    heads: int
+    tied: bool
+    attention: str
+    layer_norm: bool
+    mlp: bool
+    activation_clip: float | None
+    tokens: str
+    position_size: int
+    embedding_size: int
+    frozen_rate: float | None
     steps: int
     batch_size: int
     learning_rate: float
@@ -50,6 +73,22 @@ class Training:
     clip_norm: float
     init_scale: float
     snapshot_every: int
+
+    @property
+    def architecture(self) -> Architecture:
+        return Architecture(
+            features=self.input_dim + 1,
+            layers=self.layers,
+            heads=self.heads,
+            tied=self.tied,
+            attention=self.attention,
+            layer_norm=self.layer_norm,
+            mlp=self.mlp,
+            activation_clip=self.activation_clip,
+            tokens=self.tokens,
+            position_size=self.position_size,
+            embedding_size=self.embedding_size,
+        )
 
 
 @dataclass
@@ -64,7 +103,7 @@ class Trained:
     """
 
     steps: list[int]
-    snapshots: Float[Tensor, "seed snapshot matrix feature feature"]
+    snapshots: Float[Tensor, "seed snapshot parameter"]
     losses: Float[Tensor, "seed snapshot"]
 
 
@@ -90,8 +129,8 @@ def load_trained(settings: Training, weights: Path) -> Trained:
         trained = Trained(tensors["steps"].tolist(), tensors["snapshots"], tensors["losses"])
     except Exception as error:
         raise CheckpointError(f"{weights} cannot be read ({error}); delete it to train again") from error
-    features = settings.input_dim + 1
-    expected = (settings.seeds, len(trained.steps), len(MATRICES), features, features)
+    parameters = sum(math.prod(shape) for shape in shapes(settings.architecture).values())
+    expected = (settings.seeds, len(trained.steps), parameters)
     if tuple(trained.snapshots.shape) != expected:
         raise CheckpointError(f"{weights} holds snapshots of shape {tuple(trained.snapshots.shape)}, not {expected}; delete it")
     return trained
@@ -100,25 +139,106 @@ def load_trained(settings: Training, weights: Path) -> Trained:
 def training_tasks(settings: Training, root: int, variant: str, seed: int, step: int, out: np.ndarray | None = None) -> Tasks:
     """The batch of one training step, from the stream "train"; `out` as in `linear_tasks`."""
     rng = generator(root, STUDY, settings.experiment, variant, "train", seed, step)
-    return linear_tasks(
-        rng,
-        settings.batch_size,
-        settings.input_dim,
-        settings.context_length,
-        settings.half_range,
-        settings.weight_scale,
-        out=out,
+    return draw_tasks(settings, root, variant, rng, settings.batch_size, out=out)
+
+
+def draw_tasks(
+    settings: Training,
+    root: int,
+    variant: str,
+    rng: np.random.Generator,
+    number: int,
+    dtype: type = np.float32,
+    context_length: int | None = None,
+    input_scale: float = 1.0,
+    weight_scale: float = 1.0,
+    out: np.ndarray | None = None,
+) -> Tasks:
+    """Tasks of a variant's distribution, with its targets.
+
+    Args:
+        context_length: N if it differs from training.
+        input_scale, weight_scale: factors on the training range of the inputs and of the weights.
+    """
+    length, half_range = context_length or settings.context_length, settings.half_range * input_scale
+    if settings.tasks == "sine":
+        amplitude = (settings.amplitude[0] * weight_scale, settings.amplitude[1] * weight_scale)
+        return sine_tasks(rng, number, length, half_range, amplitude, settings.shared_draw, dtype)
+    tasks = linear_tasks(
+        rng, number, settings.input_dim, length, half_range, settings.weight_scale * weight_scale, dtype=dtype, out=out
     )
+    model = target_model(settings, root, variant, tasks)
+    return tasks if model is None else Tasks(tasks.tokens, predict(model, tasks))
 
 
-def batch_array(settings: Training) -> np.ndarray:
-    """Room for the tokens of one batch."""
+def target_model(settings: Training, root: int, variant: str, tasks: Tasks) -> Float[Tensor, "input task"] | None:
+    """The model of the context whose answers a variant is trained to give; None for the true labels.
+
+    "descent": one gradient step. "ridge": ridge regression. "matrix": `C sum_i y_i x_i` with a random matrix C, which is as long as
+    a gradient step's model but has no gradient in it.
+    """
+    rate = optimal_rate(settings.input_dim, settings.context_length, settings.half_range)
+    match settings.target:
+        case "label":
+            return None
+        case "descent":
+            return gradient_descent_model(tasks, [rate])
+        case "ridge":
+            return ridge_model(tasks, settings.ridge_penalty)
+        case "matrix":
+            rng = generator(root, STUDY, settings.experiment, variant, "matrix")
+            matrix = torch.from_numpy(rng.standard_normal((settings.input_dim, settings.input_dim))).to(tasks.tokens)
+            return matrix @ gradient_descent_model(tasks, [rate / math.sqrt(settings.input_dim)])
+    raise ValueError(f"target {settings.target!r} is none of label, descent, ridge, matrix")
+
+
+def batch_array(settings: Training) -> np.ndarray | None:
+    """Room for the tokens of one batch of linear tasks that need not be kept."""
+    if settings.tasks != "linear" or settings.dataset_size is not None:
+        return None
     return np.empty((settings.input_dim + 1, settings.context_length + 1, settings.batch_size), np.float32)
 
 
 def clip_by_global_norm(gradient: Tensor, clip_norm: float) -> Tensor:
     """optax's rule: scale the gradient to `clip_norm` when it is longer, leave it otherwise. In place."""
     return gradient.mul_(clip_norm / max(gradient.norm().item(), clip_norm))
+
+
+def loss_and_gradient(vector: Vector, architecture: Architecture, tasks: Tasks) -> tuple[float, Vector]:
+    """Loss `0.5 mean_tasks (prediction - y_q)^2` of a network and its gradient.
+
+    Linear attention on a processor goes through the compiled kernel, everything else through automatic differentiation.
+    """
+    if architecture.is_linear_attention and vector.device.type == "cpu":
+        return _linear_attention_gradient(vector, architecture, tasks)
+    vector = vector.detach().requires_grad_()
+    tokens, target = tasks.tokens.to(vector.device), tasks.target.to(vector.device)
+    loss = 0.5 * (network_prediction(vector, tokens, architecture) - target).square().mean()
+    (gradient,) = torch.autograd.grad(loss, vector)
+    return loss.item(), gradient
+
+
+def _linear_attention_gradient(vector: Vector, architecture: Architecture, tasks: Tasks) -> tuple[float, Vector]:
+    from activation_descent.regression.kernel import linear_attention_gradient
+
+    attention = unpack(vector, architecture)["attention"]  # block head matrix feature feature
+    a, b = products(attention)
+    grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
+    clip = math.inf if architecture.activation_clip is None else float(architecture.activation_clip)
+    weights = (a, b, a.mT.contiguous(), b.mT.contiguous())
+    loss = linear_attention_gradient(
+        *(weight.numpy() for weight in weights),
+        architecture.layers,
+        clip,
+        tasks.tokens.numpy(),
+        tasks.target.numpy(),
+        grad_a.numpy(),
+        grad_b.numpy(),
+    )
+    query, key, value, projection = attention.unbind(-3)
+    # A = W_Q W_K^T and B = W_V W_P
+    gradient = torch.stack([grad_a @ key, grad_a.mT @ query, grad_b @ projection.mT, value.mT @ grad_b], dim=-3)
+    return loss, gradient.flatten()
 
 
 class Job:
@@ -128,15 +248,22 @@ class Job:
     would do.
     """
 
-    def __init__(self, settings: Training, root: int, variant: str):
+    def __init__(self, settings: Training, root: int, variant: str, device: str = "cpu"):
         self.settings, self.root, self.variant = settings, root, variant
+        self.architecture = settings.architecture
 
-        def initial(seed: int) -> Weights:
+        def initial(seed: int) -> Vector:
             rng = generator(root, STUDY, settings.experiment, variant, "initialise", seed)
-            return initialise(rng, settings.input_dim, settings.init_scale)
+            vector = initialise(rng, self.architecture, settings.init_scale / settings.layers)
+            if settings.frozen_rate is not None:
+                layer = gradient_descent_layer(self.architecture.width - 1, settings.frozen_rate, dtype=torch.float32)
+                unpack(vector, self.architecture)["attention"][:] = layer
+            return vector
 
-        self.weights = torch.stack([initial(seed) for seed in range(settings.seeds)])  # seed matrix feature feature
+        self.weights = torch.stack([initial(seed) for seed in range(settings.seeds)]).to(device)  # seed parameter
         self.weights.grad = torch.zeros_like(self.weights)
+        self.batch = batch_array(settings)
+        self.dataset: dict[tuple[int, int], Tasks] = {}
         self.optimiser = torch.optim.Adam(
             [self.weights],
             lr=settings.learning_rate,
@@ -146,11 +273,21 @@ class Job:
         )
         # Adam makes its state at the first step; made here it can be restored before any step.
         self.moments = {
-            "step": torch.zeros(()),
+            "step": torch.zeros((), device=device),
             "exp_avg": torch.zeros_like(self.weights),
             "exp_avg_sq": torch.zeros_like(self.weights),
         }
         self.optimiser.state[self.weights] = self.moments
+
+    def tasks(self, seed: int, step: int) -> Tasks:
+        """The tasks of one step: fresh ones, or the step's batch of a fixed set."""
+        settings = self.settings
+        if settings.dataset_size is None:
+            return training_tasks(settings, self.root, self.variant, seed, step, self.batch)
+        batch = (seed, step % (settings.dataset_size // settings.batch_size))
+        if batch not in self.dataset:
+            self.dataset[batch] = training_tasks(settings, self.root, self.variant, *batch)
+        return self.dataset[batch]
 
     def advance(self, steps: Sequence[int]) -> Float[Tensor, " seed"]:
         """Train every seed through `steps`; returns the mean loss of each.
@@ -159,12 +296,12 @@ class Job:
             DivergedError: if a mean is not finite.
         """
         settings = self.settings
-        batch = batch_array(settings)
         total = torch.zeros(settings.seeds, dtype=torch.float64)
         for step in steps:
             for seed in range(settings.seeds):
-                tasks = training_tasks(settings, self.root, self.variant, seed, step, batch)
-                loss, gradient = one_layer_gradient(self.weights[seed], tasks)
+                loss, gradient = loss_and_gradient(self.weights[seed], self.architecture, self.tasks(seed, step))
+                if settings.frozen_rate is not None:
+                    unpack(gradient, self.architecture)["attention"].zero_()
                 self.weights.grad[seed] = clip_by_global_norm(gradient, settings.clip_norm)
                 total[seed] += loss
             self.optimiser.step()
@@ -184,6 +321,7 @@ def train(
     variant: str,
     checkpoint: Path | None = None,
     code: str = "",
+    device: str = "cpu",
     report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
 ) -> Trained:
     """Train every seed of one variant.
@@ -193,6 +331,7 @@ def train(
         checkpoint: a file that is rewritten after each block and removed at the end. If it exists and was written by the same
             settings and the same code, training resumes from it; any other is ignored.
         code: a digest of the program.
+        device: where to train, as torch names it.
         report: called after each block with the step and a loss for each seed, earlier blocks of a resumed run included.
 
     Raises:
@@ -200,20 +339,20 @@ def train(
         CheckpointError: if the checkpoint is damaged.
     """
     with _alone(checkpoint):
-        job = Job(settings, root, variant)
+        job = Job(settings, root, variant, device)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
         identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
         trained = Trained(
             ends,
-            torch.zeros(settings.seeds, len(ends), *job.weights.shape[1:]),
+            torch.zeros(settings.seeds, len(ends), job.weights.shape[1]),
             torch.full((settings.seeds, len(ends)), torch.nan, dtype=torch.float64),
         )
-        trained.snapshots[:, 0] = job.weights
+        trained.snapshots[:, 0] = job.weights.cpu()
         done = _restore(checkpoint, identity, job, trained)
         for block, (start, end) in enumerate(pairwise(ends), start=1):
             if block > done:
                 trained.losses[:, block] = job.advance(range(start, end))
-                trained.snapshots[:, block] = job.weights
+                trained.snapshots[:, block] = job.weights.cpu()
                 _save(checkpoint, identity, job, trained, block)
             report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
         if checkpoint is not None:

@@ -1,122 +1,335 @@
-"""Linear self-attention (von Oswald et al. 2022, eq. 2 and the authors' code; row vectors: q_j = e_j W_Q).
+"""The transformers of the regression study (von Oswald et al. 2022, eq. 2 and the authors' code; row vectors: q_j = e_j W_Q).
 
-    e_j <- e_j + lambda * sum_{i in context} (e_j W_Q . e_i W_K) e_i W_V W_P        for every token j, the query included
+A linear layer adds to every token j, the query included,
 
-No biases, no 1/sqrt(k), no mask, no 1/N; keys and values leave the query token out; the prediction is -1 times the last entry of
-the last token. With A = W_Q W_K^T, B = W_V W_P and G = sum_i e_i^T e_i the update is e_j A G B: linear in the number of tokens.
+    e_j <- e_j + sum_h sum_{i in context} (e_j W_Q^h . e_i W_K^h) e_i W_V^h W_P^h
 
-A layer's weights are one tensor `[..., matrix, feature, feature]`, the matrices in the order of `MATRICES`.
+with no biases, no 1/sqrt(k), no mask and no 1/N; keys and values leave the query token out; the prediction is -1 times the last entry
+of the last token. A softmax layer takes softmax over the context of the scores / sqrt(width) instead of the scores. Every key is as
+wide as a token, so that a layer depends on its weights through A_h = W_Q^h W_K^h^T and B_h = W_V^h W_P^h alone; with
+G = sum_i e_i^T e_i the linear update is sum_h e_j A_h G B_h.
+
+The parameters of a network are one vector, so that an optimiser, a checkpoint and a table of snapshots see one tensor;
+`unpack` gives them their names and shapes.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from activation_descent.regression.tasks import Tasks
+from torch.nn import functional
 
 MATRICES = ("query", "key", "value", "projection")
+MLP_WIDENING = 4
 
-Weights = Float[Tensor, "matrix feature feature"]
+Layer = Float[Tensor, "matrix feature feature"]  # one head of one layer, in the order of MATRICES
 Tokens = Float[Tensor, "feature token task"]
+States = Float[Tensor, "width token task"]
+Vector = Float[Tensor, " parameter"]
 
 
-def initialise(rng: np.random.Generator, input_dim: int, init_scale: float) -> Weights:
+@dataclass(frozen=True)
+class Architecture:
+    """What a network is made of.
+
+    Attributes:
+        features: entries of a task's token (x_i, y_i): d + 1.
+        layers: K.
+        heads: H; each is as wide as a token.
+        tied: whether one layer's weights serve all layers (a recurrent network).
+        attention: "linear", "softmax", or "softmax_first" for a softmax layer under linear ones.
+        layer_norm: normalise before attention and MLP; the first of several untied layers goes without, as in the authors' code.
+        mlp: a two-layer GELU perceptron, four times as wide, after each attention.
+        activation_clip: bound on every entry of every token after attention and after the MLP.
+        tokens: "constructed" for (x_i, y_i) and the query (x_q, 0); "classic" for x_i and (0, .., 0, y_i) as tokens of their own, d
+            entries each, and a code of the position behind them, whose last entry is then what the prediction is read from (the
+            authors' layout); "classic_slot" for the code in front and an entry of its own for y, zero in x-tokens.
+        position_size: width of the sine and cosine code of classic tokens.
+        embedding_size: width of a linear embedding followed by a residual perceptron; 0 for none.
+    """
+
+    features: int
+    layers: int = 1
+    heads: int = 1
+    tied: bool = True
+    attention: str = "linear"
+    layer_norm: bool = False
+    mlp: bool = False
+    activation_clip: float | None = None
+    tokens: str = "constructed"
+    position_size: int = 0
+    embedding_size: int = 0
+
+    @property
+    def width(self) -> int:
+        """Entries of a state."""
+        if self.embedding_size:
+            return self.embedding_size
+        if self.tokens == "constructed":
+            return self.features
+        return self.features - (self.tokens == "classic") + self.position_size
+
+    @property
+    def blocks(self) -> int:
+        """Layers with weights of their own."""
+        return 1 if self.tied else self.layers
+
+    @property
+    def is_linear_attention(self) -> bool:
+        """Whether the network is linear attention on the task's own tokens and nothing else but the clip."""
+        plain = self.tokens == "constructed" and not (self.layer_norm or self.mlp or self.embedding_size)
+        return plain and self.attention == "linear"
+
+
+def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """The parameters of a network by name, in the order in which they stand in its vector."""
+    blocks, width = architecture.blocks, architecture.width
+    shapes: dict[str, tuple[int, ...]] = {"attention": (blocks, architecture.heads, len(MATRICES), width, width)}
+    if architecture.layer_norm:
+        shapes |= {"norm_scale": (blocks, width), "norm_offset": (blocks, width)}
+    if architecture.mlp:
+        shapes |= {"mlp_in": (blocks, width, MLP_WIDENING * width), "mlp_out": (blocks, MLP_WIDENING * width, width)}
+    if architecture.layer_norm and architecture.mlp:
+        shapes |= {"mlp_norm_scale": (blocks, width), "mlp_norm_offset": (blocks, width)}
+    if architecture.embedding_size:
+        hidden = MLP_WIDENING * width
+        shapes |= {"embedding": (architecture.features, width), "embedding_in": (width, hidden), "embedding_in_bias": (hidden,)}
+        shapes |= {"embedding_out": (hidden, width), "embedding_out_bias": (width,)}
+    return shapes
+
+
+def unpack(vector: Vector, architecture: Architecture) -> dict[str, Tensor]:
+    """Views of a network's vector by name.
+
+    Raises:
+        ValueError: if the vector has another length than the architecture asks for.
+    """
+    named, start = {}, 0
+    for name, shape in shapes(architecture).items():
+        end = start + math.prod(shape)
+        if end > len(vector):
+            break
+        named[name] = vector[start:end].view(shape)
+        start = end
+    if start != len(vector) or len(named) < len(shapes(architecture)):
+        raise ValueError(f"{len(vector)} parameters do not fit {architecture}")
+    return named
+
+
+def initialise(rng: np.random.Generator, architecture: Architecture, init_scale: float) -> Vector:
     """Haiku's `VarianceScaling(init_scale, "fan_in", "truncated_normal")`: standard deviation sqrt(init_scale / fan_in).
 
-    For d = 10 and the published 0.002 that is 0.0135 (the paper's text, "std 0.002", is the variance scale of the code).
+    For one layer, d = 10 and the published 0.002 that is 0.0135 (the paper's text, "std 0.002", is the variance scale of the code).
+    W_P has a fan-in of heads * width. Scales start at 1, offsets and biases at 0.
     """
-    features = input_dim + 1
-    # A normal cut at two standard deviations has 0.8796 of its width.
-    std = math.sqrt(init_scale / features) / 0.87962566103423978
     torch_generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    weights = torch.empty(len(MATRICES), features, features)
-    return torch.nn.init.trunc_normal_(weights, std=std, a=-2 * std, b=2 * std, generator=torch_generator)
+    width = architecture.width
+
+    def normal(shape: tuple[int, ...], fan_in: int) -> Tensor:
+        # A normal cut at two standard deviations has 0.8796 of its width.
+        std = math.sqrt(init_scale / fan_in) / 0.87962566103423978
+        return torch.nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=torch_generator)
+
+    parts = []
+    for name, shape in shapes(architecture).items():
+        if name == "attention":
+            part = normal(shape, width)
+            part[:, :, MATRICES.index("projection")] /= math.sqrt(architecture.heads)
+        elif name.endswith("scale"):
+            part = torch.ones(shape)
+        elif name.endswith(("offset", "bias")):
+            part = torch.zeros(shape)
+        else:
+            part = normal(shape, shape[-2])
+        parts.append(part.flatten())
+    return torch.cat(parts)
 
 
-def products(
-    weights: Weights,
-) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
-    """`A = W_Q W_K^T` and `B = W_V W_P`: all that a layer's output depends on."""
-    query, key, value, projection = weights
-    return query @ key.T, value @ projection
+def products(attention: Float[Tensor, "*block matrix feature feature"]) -> tuple[Tensor, Tensor]:
+    """`A = W_Q W_K^T` and `B = W_V W_P` of each head: all that a layer's output depends on."""
+    query, key, value, projection = attention.unbind(-3)
+    return query @ key.mT, value @ projection
 
 
-def linear_self_attention(weights: Weights, tokens: Tokens, damping: float = 1.0, labels_only: bool = False) -> Tokens:
-    """One layer applied to every token.
+def position_code(positions: int, size: int) -> Float[Tensor, "position code"]:
+    """Sines and cosines of the position, wavelengths from 2 pi to 10,000 * 2 pi (the authors' `create_pos_encoding`)."""
+    frequency = torch.exp(torch.arange(0, size, 2, dtype=torch.float64) * (-math.log(10000.0) / size))
+    angle = torch.arange(positions)[:, None] * frequency
+    code = torch.zeros(positions, size, dtype=torch.float64)
+    code[:, 0::2] = angle.sin()
+    code[:, 1::2] = angle.cos()
+    return code
+
+
+def linear(matrix: Float[Tensor, "input output"], e: Float[Tensor, "input token task"]) -> Float[Tensor, "output token task"]:
+    """Every token times one matrix (row vectors: e W)."""
+    return (matrix.mT @ e.reshape(len(e), -1)).view(-1, *e.shape[1:])
+
+
+def perceptron(e: States, into: Float[Tensor, "width hidden"], out: Float[Tensor, "hidden width"]) -> States:
+    """Two layers without bias, GELU in jax's approximation between them."""
+    return linear(out, functional.gelu(linear(into, e), approximate="tanh"))
+
+
+def layer_norm(e: States, scale: Float[Tensor, " width"], offset: Float[Tensor, " width"]) -> States:
+    """Haiku's `LayerNorm` over the entries of each token; torch's own wants them last, where a dozen entries are slow to sum."""
+    centred = e - e.mean(0)
+    return centred * torch.rsqrt(centred.square().mean(0) + 1e-5) * scale[:, None, None] + offset[:, None, None]
+
+
+def enter(
+    parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture
+) -> Float[Tensor, "width position task"]:
+    """A task's tokens as the network's first states."""
+    e = tokens if architecture.tokens == "constructed" else _split(tokens, architecture)
+    if architecture.embedding_size:
+        e = linear(parameters["embedding"], e)
+        hidden = linear(parameters["embedding_in"], e) + parameters["embedding_in_bias"][:, None, None]
+        added = linear(parameters["embedding_out"], functional.gelu(hidden, approximate="tanh"))
+        e = e + added + parameters["embedding_out_bias"][:, None, None]
+    return e
+
+
+def _split(tokens: Tokens, architecture: Architecture) -> Float[Tensor, "width position task"]:
+    """x_1, y_1, x_2, .., y_N, x_q as tokens of their own, with the code of their positions."""
+    features, number, tasks = tokens.shape
+    slot = architecture.tokens == "classic_slot"
+    parts = tokens.new_zeros(features if slot else features - 1, number, 2, tasks)
+    parts[: features - 1, :, 0] = tokens[:-1]
+    parts[-1, :, 1] = tokens[-1]
+    parts = parts.flatten(1, 2)[:, :-1]  # feature position task; the query has no label
+    code = position_code(parts.shape[1], architecture.position_size).to(tokens).mT[:, :, None].expand(-1, -1, tasks)
+    return torch.cat([code, parts] if slot else [parts, code])
+
+
+def attend(
+    a: Float[Tensor, "head width width"],
+    b: Float[Tensor, "head width output"],
+    softmax: bool,
+    queries: Float[Tensor, "width query task"],
+    context: Float[Tensor, "width context task"],
+) -> Float[Tensor, "output query task"]:
+    """What one layer adds to the states of `queries`: the sum over heads of scores * values."""
+    if queries.shape[1] > 1 and not softmax:
+        return _attend_linearly(a, b, queries, context)
+    update = 0
+    for a_head, b_head in zip(a, b, strict=True):
+        asked, values = linear(a_head, queries), linear(b_head, context)
+        if queries.shape[1] == 1:  # context task: sums along the first axes, which are fast
+            scores = (asked * context).sum(0)
+            scores = torch.softmax(scores / math.sqrt(len(queries)), 0) if softmax else scores
+            update = update + (values * scores).sum(1, keepdim=True)
+        else:
+            scores = _product(asked.transpose(0, 1), context)  # query context task
+            scores = torch.softmax(scores / math.sqrt(len(queries)), 1)
+            update = update + _product(values, scores.transpose(0, 1))
+    return update
+
+
+def _attend_linearly(a: Tensor, b: Tensor, queries: Tensor, context: Tensor) -> Float[Tensor, "output query task"]:
+    """`sum_h e A_h G B_h` by way of the map `sum_h A_h G B_h`, whose price hardly depends on the number of heads."""
+    gram = _product(context, context.transpose(0, 1))  # G: width width task
+    halves = [linear(b_head, gram).transpose(0, 1) for b_head in b]  # G B_h: width output task
+    layer_map = sum(linear(a_head.mT, half) for a_head, half in zip(a, halves, strict=True))
+    return _product(layer_map.transpose(0, 1), queries)
+
+
+class _Product(torch.autograd.Function):
+    """Products of two matrices for each task, the task last.
+
+    The library's batched product wants the task first and contiguous; what automatic differentiation would hand it is neither, and
+    thirty times as slow.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.permute(2, 0, 1).contiguous(), y.permute(2, 0, 1).contiguous()
+        ctx.save_for_backward(x, y)
+        return (x @ y).permute(1, 2, 0).contiguous()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        gradient = gradient.permute(2, 0, 1).contiguous()
+        return (gradient @ y.mT).permute(1, 2, 0).contiguous(), (x.mT @ gradient).permute(1, 2, 0).contiguous()
+
+
+def _product(x: Float[Tensor, "row inner task"], y: Float[Tensor, "inner column task"]) -> Float[Tensor, "row column task"]:
+    return _Product.apply(x, y)
+
+
+def states(parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture, to_read: bool = False) -> list[Tensor]:
+    """The tokens before the first layer and after each.
 
     Args:
-        damping: lambda, the factor on the update.
-        labels_only: update only the last feature (`y_update` in the authors' code), as a roll-out of one layer does.
+        to_read: in the last layer compute only what the prediction needs: the query and, unless an MLP follows, its last entry.
     """
-    a, b = products(weights)
-    if labels_only:
-        b = torch.cat([torch.zeros_like(b[:, :-1]), b[:, -1:]], dim=1)
+
+    def normed(e: States, prefix: str, block: int, layer: int) -> States:
+        if not architecture.layer_norm or (layer == 0 and not architecture.tied and prefix == "norm"):
+            return e
+        return layer_norm(e, parameters[f"{prefix}_scale"][block], parameters[f"{prefix}_offset"][block])
+
+    def clipped(e: States) -> States:
+        return e if architecture.activation_clip is None else e.clamp(-architecture.activation_clip, architecture.activation_clip)
+
+    e = enter(parameters, tokens, architecture)
+    course = [e]
+    a, b = products(parameters["attention"])  # block head width width
+    for layer in range(architecture.layers):
+        block = 0 if architecture.tied else layer
+        softmax = architecture.attention == "softmax" or (architecture.attention == "softmax_first" and layer == 0)
+        n = normed(e, "norm", block, layer)
+        queries, context, values = n, n[:, :-1], b[block]
+        if to_read and layer == architecture.layers - 1:
+            e, queries = e[:, -1:], n[:, -1:]
+            if not architecture.mlp:
+                e, values = e[-1:], values[..., -1:]
+        e = clipped(e + attend(a[block], values, softmax, queries, context))
+        if architecture.mlp:
+            n = normed(e, "mlp_norm", block, layer)
+            e = clipped(e + perceptron(n, parameters["mlp_in"][block], parameters["mlp_out"][block]))
+        course.append(e)
+    return course
+
+
+def predict(vector: Vector, tokens: Tokens, architecture: Architecture) -> Float[Tensor, " task"]:
+    """The network's answer to each task's query: -1 times the last entry of its last token."""
+    return -states(unpack(vector, architecture), tokens, architecture, to_read=True)[-1][-1, -1]
+
+
+def written_model(
+    vector: Vector, tokens: Tokens, architecture: Architecture
+) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
+    """The prediction and its derivative by the query's inputs: the "model" of Model cos and Model diff.
+
+    For linear attention on the task's own tokens the prediction is linear in the query, and the derivative is the model itself.
+    """
+    tokens = tokens.detach().clone().requires_grad_()
+    prediction = predict(vector.detach(), tokens, architecture)
+    (gradient,) = torch.autograd.grad(prediction.sum(), tokens)
+    return prediction.detach(), gradient[:-1, -1]
+
+
+def apply_repeatedly(layer: Layer, tokens: Tokens, damping: float, iterations: int) -> Float[Tensor, "iteration task"]:
+    """Predictions after 0, 1, .. applications of one linear layer that updates only the labels (`y_update` in the authors' code).
+
+    Args:
+        damping: lambda, the factor on each update.
+    """
+    a, b = products(layer)
+    tokens = tokens.clone()
     context = tokens[:, :-1]
-    values = torch.einsum("gf,gnt->fnt", b, context)  # e_i B
-    scores_keys = torch.einsum("fg,fnt->gnt", a, tokens)  # e_j A
-    if labels_only:  # G B has one column: sum over the context first, O(tokens)
-        summed = (context * values[-1]).sum(1)  # feature task
-        update = torch.zeros_like(tokens)
-        update[-1] = (scores_keys * summed[:, None]).sum(0)
-    else:
-        summed = torch.einsum("gnt,fnt->gft", context, values)  # G B
-        update = torch.einsum("gnt,gft->fnt", scores_keys, summed)
-    return tokens + damping * update
-
-
-def read_out(tokens: Tokens) -> Float[Tensor, " task"]:
-    """The prediction `-y` of the query token."""
-    return -tokens[-1, -1]
-
-
-def effective_model(weights: Weights, tokens: Tokens) -> Float[Tensor, "input task"]:
-    """The linear model that one layer writes: prediction = model . x_q, exactly `-A[:d] G B[:, d]`.
-
-    It is the derivative of the prediction with respect to the query (the "model" of Model cos and Model diff).
-    """
-    a, b = products(weights)
-    context = tokens[:, :-1]
-    summed = (context * torch.einsum("f,fnt->nt", b[:, -1], context)).sum(1)  # G b
-    return -a[:-1] @ summed
-
-
-def one_layer_gradient(weights: Weights, tasks: Tasks) -> tuple[Float[Tensor, ""], Weights]:
-    """Loss `0.5 mean_tasks (prediction - y_q)^2` of one layer and its gradient, by hand.
-
-    Only the query's row of the attention is computed: nothing else enters the loss of a single layer. The query's label is zero,
-    so the last row of W_Q has no gradient, and only the last column of W_P has one. At 2,048 tasks this takes about half the time of
-    automatic differentiation, which a test compares it with. Sums over tokens and features accumulate in place: a product of all
-    tokens would be a megabyte that has to leave the cache and come back.
-    """
-    query, key, value, projection = weights
-    tokens, x = tasks.tokens, tasks.query
-    features, number_tokens, number = tokens.shape
-    flat = tokens.view(features, number_tokens * number)
-
-    b = value @ projection[:, -1]
-    values = (b @ flat).view(number_tokens, number)  # v_i = b . e_i
-    h = tokens[:, 0] * values[0]  # h = G b = sum_i v_i e_i: feature task
-    for token in range(1, number_tokens - 1):
-        h.addcmul_(tokens[:, token], values[token])
-    u = key @ (query[:-1].T @ x)  # u = A^T x_q: feature task
-    error = -(u * h).sum(0) - tasks.target
-    loss = 0.5 * error.square().mean()
-
-    delta = error * (-1.0 / number)  # d loss / d (u . h)
-    grad_a = x @ (delta * h).T  # input feature
-    u *= delta
-    scores = tokens[0] * u[0]  # delta u . e_i: token task
-    for feature in range(1, features):
-        scores.addcmul_(tokens[feature], u[feature])
-    scores[-1] = 0.0  # the query is no value
-    grad_b = flat @ scores.view(-1)  # sum over tasks of G (delta u)
-
-    gradient = torch.zeros_like(weights)
-    gradient[0, :-1] = grad_a @ key
-    gradient[1] = grad_a.T @ query[:-1]
-    gradient[2] = torch.outer(grad_b, projection[:, -1])
-    gradient[3, :, -1] = value.T @ grad_b
-    return loss, gradient
+    keys = torch.einsum("fg,fnt->gnt", a[:-1], tokens[:-1])  # x_j A: the inputs never change
+    values_of_inputs = torch.einsum("f,fnt->nt", b[:-1, -1], context[:-1])
+    predictions = [-tokens[-1, -1]]
+    for _ in range(iterations):
+        values = values_of_inputs + b[-1, -1] * context[-1]  # e_i B, its last entry
+        summed = torch.einsum("fnt,nt->ft", context, values)
+        scores = (keys * summed[:, None]).sum(0) + tokens[-1] * (a[-1] @ summed)
+        tokens[-1] += damping * scores
+        predictions.append(-tokens[-1, -1].clone())
+    return torch.stack(predictions)

@@ -1,0 +1,28 @@
+"""The figures of the study by kind. Each is drawn by one function of tables of records, settings of variants, evaluation, snapshots."""
+
+from activation_descent.regression.figures import (
+    courses,
+    depth,
+    generalisation,
+    ladder,
+    layer_norm,
+    matrices,
+    one_layer,
+    softmax,
+    updates,
+)
+
+DRAW = {
+    "one_layer": one_layer.draw,
+    "depth": depth.draw,
+    "generalisation": generalisation.draw,
+    "matrices": matrices.draw,
+    "softmax": softmax.draw,
+    "layer_norm": layer_norm.draw,
+    "ladder": ladder.draw,
+    "spectra": ladder.draw_spectra,
+    "fixed_data": courses.draw_fixed_data,
+    "seed_spread": courses.draw_seed_spread,
+    "linear_maps": courses.draw_linear_maps,
+    "updates": updates.draw,
+}

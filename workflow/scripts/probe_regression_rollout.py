@@ -1,0 +1,23 @@
+"""Apply the trained layers of one variant again and again, beside the gradient step."""
+
+from pathlib import Path
+
+import torch
+
+from activation_descent import records
+from activation_descent.regression import alignment, probes, statistics
+from activation_descent.regression.training import Training, load_trained
+from activation_descent.tracking import log_to
+
+log_to(snakemake.log[0])
+torch.set_num_threads(snakemake.threads)
+params, variant = snakemake.params, snakemake.wildcards.variant
+training = Training(**params.training)
+evaluation = alignment.Evaluation.from_settings(params.evaluation)
+trained = load_trained(training, Path(snakemake.input.weights))
+
+table = records.frame(probes.rollout_records(training, evaluation, params.seed, variant, trained))
+records.write(table, snakemake.output.rollout)
+numbers = statistics.rollout_statistics(table, evaluation.judged_damping)
+rows = statistics.rows(numbers, training.experiment, variant, training.steps)
+records.write(records.frame(rows), snakemake.output.statistics)
