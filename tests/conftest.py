@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-import activation_descent.regression.kernel  # noqa: F401 (before the hook, whose wrappers Numba cannot compile)
+# Before the hook, whose wrappers Numba cannot compile
+import activation_descent.regression.kernel
+import activation_descent.regression.recursion_kernel  # noqa: F401
 
 install_import_hook("activation_descent", "beartype.beartype")
 

@@ -18,7 +18,7 @@ CLAIM = dict.fromkeys(claims.COLUMNS, "") | {
 def render(tmp_path):
     figure = tmp_path / "study/figures/a.svg"
     figure.parent.mkdir(parents=True)
-    figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'><metadata><title>One &amp; all</title></metadata></svg>")
     table = pd.DataFrame([CLAIM])
     figures = page.read_figures([str(figure)], tmp_path / "index.html", table)
     costs = [{"job": "train · a", "seconds": 1.0, "cpu": float("nan"), "memory": 2.0}]
@@ -34,6 +34,8 @@ def test_claims_figures_and_costs_are_shown_and_text_is_escaped(tmp_path):
     assert "<strong>0</strong> supported" in html
     assert 'href="study/figures/a.svg"' in html
     assert "a table" in html
+    assert 'alt="One &amp; all"' in html
+    assert 'href="#study/figures/a.svg"' in html
 
 
 def test_costs_are_read_dearest_first(tmp_path):

@@ -30,7 +30,7 @@ def test_the_shipped_configuration_is_fine():
     check_schema(CONFIG, SCHEMA, {"config/config.yaml": CONFIG})
     variants = resolve_regression(CONFIG["regression"])
     assert variants["one_layer_full_range"]["half_range"] == 1.0
-    assert variants["one_layer_full_range"]["steps"] == CONFIG["regression"]["published"]["steps"]
+    assert variants["one_layer_full_range"]["batch_size"] == CONFIG["regression"]["published"]["batch_size"]
 
 
 @pytest.mark.parametrize(
@@ -83,16 +83,46 @@ def test_what_no_file_sets_came_from_the_command_line():
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("regression.published.snapshot_every", 9000, "snapshot_every 9000 exceeds steps"),
+        ("regression.variants.one_layer.snapshot_every", 9000, r"one_layer\.snapshot_every: 9000 exceeds steps 5000"),
+        ("regression.variants.fixed_128.dataset_size", 200, r"fixed_128\.dataset_size: 200 is not a multiple of batch_size 128"),
+        ("regression.variants.one_layer.amplitude", [2.0, 1.0], r"one_layer\.amplitude: the lower end 2 exceeds the upper 1"),
+        ("regression.variants.one_layer.tasks", "sine", r"one_layer\.input_dim: sine tasks have 1 input, not 10"),
+        ("regression.variants.one_layer.tokens", "classic", r"one_layer\.position_size: 0 with classic tokens"),
+        ("regression.variants.one_layer.position_size", 4, r"one_layer\.position_size: 4 with constructed tokens"),
+        ("regression.variants.classic_slot.position_size", 5, r"classic_slot\.position_size: 5 is odd"),
+        (
+            "regression.variants.classic_slot.embedding_size",
+            8,
+            r"classic_slot\.embedding_size: an embedding goes with constructed",
+        ),
+        (
+            "regression.variants.recurrent_2.attention",
+            "softmax_first",
+            r"recurrent_2\.attention: softmax_first needs layers of their own",
+        ),
+        ("regression.variants.one_layer.frozen_rate", 0.1, r"one_layer\.frozen_rate: without an embedding nothing would be left"),
+        ("regression.evaluation.noisy_labels", [11], r"regression\.evaluation\.noisy_labels: 11 exceeds the context_length 10"),
+        ("regression.probed", ["size_7"], r"regression\.probed: there is no variant 'size_7'"),
+        ("regression.probed", ["classic_slot"], r"regression\.probed: variant 'classic_slot' is not linear regression"),
+        ("regression.probed", [], r"regression\.figures\.one_layer: variant 'one_layer' is not among regression\.probed"),
+        (
+            "regression.figures.untied_2.variants",
+            ["untied_2", "untied_5"],
+            r"figures\.untied_2: a figure of kind depth shows 1 variants, not 2",
+        ),
         ("regression.evaluation.judged_damping", 0.5, r"regression\.evaluation\.dampings: 0\.5 is missing"),
         ("regression.evaluation.dampings", [0.75], r"regression\.evaluation\.dampings: 1 is missing"),
-        ("regression.figures.one_layer", ["size_7"], r"regression\.figures\.one_layer: there is no variant 'size_7'"),
+        ("regression.figures.one_layer.variants", ["size_7"], r"regression\.figures\.one_layer: there is no variant 'size_7'"),
         ("regression.variants.size_5.input_dim", 6, r"needs input_dim = context_length; variant 'size_5' has 6 and 5"),
     ],
 )
 def test_settings_that_cannot_run_together(path, value, sentence):
     with pytest.raises(SettingsError, match=sentence):
         resolve_regression(change(path, value)["regression"])
+
+
+def test_a_figure_set_to_null_is_left_out():
+    assert resolve_regression(change("regression.figures.softmax", None)["regression"])
 
 
 def keys(schema, prefix=""):

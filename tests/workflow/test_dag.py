@@ -21,14 +21,21 @@ def planned(output):
     return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table[1], re.MULTILINE)} if table else {}
 
 
-@pytest.mark.parametrize(("scale", "variants", "figures"), [("config", 6, 2), ("smoke", 4, 2), ("paper", 9, 2)])
-def test_dry_run_of_every_configuration(project, scale, variants, figures):
+@pytest.mark.parametrize(
+    ("scale", "variants", "probed", "rolled_out", "figures"),
+    [("config", 27, 11, 2, 18), ("smoke", 11, 3, 1, 13), ("paper", 31, 11, 2, 18)],
+)
+def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled_out, figures):
     overlay = [] if scale == "config" else ["--configfile", f"config/{scale}.yaml"]
     assert planned(project.snakemake("--dry-run", "--cores", "2", *overlay)) == {
         "all": 1,
         "train_regression": variants,
+        "train_regression_learners": 1,
         "compare_regression": variants,
-        "probe_regression": figures,
+        "probe_regression": probed,
+        "probe_regression_rollout": rolled_out,
+        "compare_regression_ladder": 1,
+        "compare_regression_updates": 1,
         "compare_regression_sizes": 1,
         "plot_regression": figures,
         "prepare_config": 1,
@@ -48,7 +55,7 @@ def test_conda_would_build_the_environment(project):
         "--dry-run", "--cores", "2", "--sdm", "conda", PATH=f"{conda.parent}{os.pathsep}{os.environ['PATH']}"
     )
     assert re.search(r"Conda environment .*envs/activation-descent\.yaml will be created", output)
-    assert planned(output)["train_regression"] == 6
+    assert planned(output)["train_regression"] == 27
 
 
 def dry(smoke, *overlay, **environment):
@@ -61,12 +68,11 @@ def test_a_second_run_does_nothing(smoke):
 
 
 def test_more_seeds_for_one_variant_rerun_what_depends_on_it(smoke):
-    smoke.write("more.yaml", "regression: {variants: {one_layer_full_range: {seeds: 3}}}\n")
+    smoke.write("more.yaml", "regression: {variants: {softmax_2: {seeds: 3}}}\n")
     assert dry(smoke, "more.yaml") == {
         "all": 1,
         "train_regression": 1,
         "compare_regression": 1,
-        "probe_regression": 1,
         "plot_regression": 1,
         "judge_claims": 1,
         "prepare_config": 1,
@@ -85,7 +91,7 @@ def test_evaluation_settings_do_not_retrain(smoke):
     smoke.write("more.yaml", "regression: {evaluation: {rollout_tasks: 600}}\n")
     plan = dry(smoke, "more.yaml")
     assert "train_regression" not in plan
-    assert plan["probe_regression"] == 2
+    assert plan["probe_regression_rollout"] == 1
 
 
 def test_another_way_of_judging_reruns_the_judge_only(smoke):
@@ -102,7 +108,9 @@ def test_how_a_job_is_recorded_is_no_reason_to_train_again(smoke):
     ("module", "reruns"),
     [
         ("regression/transformer.py", {"train_regression", "compare_regression", "probe_regression"}),
-        ("regression/statistics.py", {"probe_regression", "compare_regression_sizes", "plot_regression"}),
+        ("regression/statistics.py", {"compare_regression", "probe_regression", "compare_regression_sizes", "plot_regression"}),
+        ("regression/ladder.py", {"compare_regression_ladder"}),
+        ("regression/updates.py", {"compare_regression_updates"}),
         ("claims.py", {"judge_claims"}),
         ("page.html.j2", {"render_page"}),
     ],
@@ -121,7 +129,9 @@ def test_an_edit_to_the_library_reruns_its_users(smoke, module, reruns):
     if module == "page.html.j2":
         assert plan == {"all", "render_page"}
     if module == "regression/statistics.py":
-        assert not plan & {"train_regression", "compare_regression"}
+        assert "train_regression" not in plan
+    if module == "regression/ladder.py":
+        assert not plan & {"train_regression", "compare_regression", "probe_regression"}
 
 
 def test_a_touch_or_a_comment_reruns_nothing(smoke):

@@ -12,7 +12,7 @@ from tests.conftest import copy_project
 KILLABLE = """
 run: smoke
 regression:
-  published: {seeds: 1, steps: 400, batch_size: 2048, snapshot_every: 5}
+  variants: {one_layer: {seeds: 1, steps: 1000, batch_size: 2048, snapshot_every: 5}}
 """
 WEIGHTS = "results/smoke/regression/one_layer/snapshots.safetensors"
 
@@ -27,7 +27,25 @@ WEIGHTS = "results/smoke/regression/one_layer/snapshots.safetensors"
             "regression.variants.one_layer.context_length: 0 is less than",
         ),
         ("regression: {published: {learning_rate: 1e-3}}", "'1e-3' is text to YAML, not a number"),
-        ("regression: {figures: {one_layer: [size_7]}}", "regression.figures.one_layer: there is no variant 'size_7'"),
+        (
+            "regression: {figures: {one_layer: {variants: [size_7]}}}",
+            "regression.figures.one_layer: there is no variant 'size_7'",
+        ),
+        ("regression: {variants: {recurrent_2: {layers: 0}}}", "regression.variants.recurrent_2.layers: 0 is less than"),
+        ("regression: {variants: {softmax_2: {heads: 0}}}", "regression.variants.softmax_2.heads: 0 is less than"),
+        ("regression: {variants: {softmax_2: {heads: 1.5}}}", "regression.variants.softmax_2.heads: 1.5 is not of type integer"),
+        (
+            "regression: {variants: {untied_5: {activation_clip: true}}}",
+            "regression.variants.untied_5.activation_clip: True is not of type number or null",
+        ),
+        (
+            "regression: {variants: {untied_5: {activation_clip: 0}}}",
+            "regression.variants.untied_5.activation_clip: 0 is less than or equal to the minimum of 0",
+        ),
+        (
+            "regression: {variants: {fixed_512: {batch_size: 500}}}",
+            "regression.variants.fixed_512.dataset_size: 512 is not a multiple of batch_size 500",
+        ),
         ("tracking: {mode: maybe}", "bad.yaml: tracking.mode: 'maybe' is not one of"),
         ("run: ../elsewhere", "bad.yaml: run: '../elsewhere' is not allowed"),
     ],
@@ -69,7 +87,7 @@ def test_an_unwritable_tracking_folder_is_one_sentence_and_other_jobs_go_on(proj
 
 def test_a_diverging_variant_stops_alone(project):
     project.write("wild.yaml", "regression: {variants: {size_5: {learning_rate: 1.0e+12}}}\n")
-    others = WEIGHTS.replace("one_layer", "size_20")
+    others = WEIGHTS.replace("one_layer", "recurrent_2")
     output = project.snakemake(
         WEIGHTS.replace("one_layer", "size_5"), others, "--cores", "1", "--configfile", "config/smoke.yaml", "wild.yaml", ok=False
     )

@@ -41,7 +41,7 @@ def test_another_workflow_can_use_this_one_as_a_module(project, tmp_path_factory
     base["run"] = smoke["run"]
     for key, settings in smoke["regression"]["variants"].items():
         base["regression"]["variants"][key] |= settings
-    for key in ("published", "evaluation"):
+    for key in ("learners", "evaluation"):
         base["regression"][key] |= smoke["regression"][key]
     (outer / "outer.yaml").write_text(yaml.safe_dump({"descent": base}))
     user = type(project)(outer)

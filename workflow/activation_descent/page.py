@@ -2,8 +2,10 @@
 
 import base64
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ VERDICTS = ("supported", "refuted", "inconclusive")
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: its path relative to the page, its picture and the claims that it shows."""
+    """A figure of the page: its path relative to the page, its picture, the title in it and the claims that it shows."""
 
     path: str
     image: str
@@ -45,8 +47,10 @@ def read_figures(paths: Sequence[str], page: Path, claims: pd.DataFrame) -> list
     for path in map(Path, paths):
         relative = path.relative_to(page.parent).as_posix()
         shown = tuple(claims.loc[claims["figure"] == relative, "id"])
-        image = "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
-        figures.append(Figure(relative, image, path.stem.replace("_", " "), shown))
+        drawing = path.read_bytes()
+        title = re.search(rb"<title>(.*?)</title>", drawing, re.DOTALL)
+        image = "data:image/svg+xml;base64," + base64.b64encode(drawing).decode()
+        figures.append(Figure(relative, image, unescape(title[1].decode()) if title else path.stem.replace("_", " "), shown))
     return figures
 
 
@@ -85,6 +89,7 @@ def render(
         thresholds=thresholds,
         counts=counts,
         figures=figures,
+        drawn={figure.path for figure in figures},
         records=records,
         config=config,
         ran=ran,

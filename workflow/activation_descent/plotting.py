@@ -66,13 +66,13 @@ def style() -> Iterator[None]:
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Lay a figure out and write it as SVG, whole or not at all, without the date; then close it."""
+    """Lay a figure out and write it as SVG, whole or not at all, with its title as metadata and without the date; then close it."""
     import matplotlib
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
     partial = Path(path).with_name(Path(path).name + ".partial")
     with matplotlib.rc_context({"svg.hashsalt": "activation-descent"}):  # else identifiers in the file are drawn at random
-        figure.savefig(partial, format="svg", metadata={"Date": None})
+        figure.savefig(partial, format="svg", metadata={"Date": None, "Title": " ".join(figure.get_suptitle().split())})
     os.replace(partial, path)
     plt.close(figure)

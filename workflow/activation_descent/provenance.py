@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "activation_descent"
-REPORTED_PACKAGES = ("snakemake", "torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "wandb")
+REPORTED_PACKAGES = ("snakemake", "torch", "numpy", "numba", "scipy", "pandas", "matplotlib", "wandb")
 
 
 def package_root() -> Path:

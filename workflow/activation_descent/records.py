@@ -24,11 +24,12 @@ EXTRA_COLUMNS = {
     "layer": "one of them, from 1",
     "context_length": "N, examples in the context",
     "input_dim": "d, entries of an input",
+    "output_dim": "entries of a label",
     "condition": "what differs from training: context_length, input_scale, weight_scale, distribution_scale or noisy_labels",
     "level": "how much: N, factors on the training range of inputs and weights, Frobenius norm of the inputs, labels replaced",
     "damping": "lambda, the factor on each update of a roll-out",
     "iteration": "how often the layer, or the gradient step, was applied",
-    "width": "hidden units of a network",
+    "width": "hidden units of a network, 0 for none",
 }
 
 
@@ -76,6 +77,7 @@ METRICS = {
     "off_diagonal_cancellation": Metric(
         "1", f"root mean square of the off-diagonal of eta_h W_KQ^h, mean over heads / that of their sum; {_TAIL}"
     ),
+    "copying": Metric("1", f"next_token_sensitivity - other_token_sensitivity; {_TAIL}"),
     "interpolation_excess": Metric(
         _LOSS, f"loss halfway between trained and constructed weights, minus the trained network's loss; {_TAIL}"
     ),
@@ -107,7 +109,12 @@ METRICS = {
         )
     },
     # Learners, the ladder, and updates of data
-    "learner_loss": Metric(_LOSS, "population loss of a fitted learner on held-out contexts"),
+    "learner_loss": Metric(
+        _LOSS,
+        "population loss of a fitted learner on held-out contexts, none of which counts more than 100 times the loss of w = 0",
+    ),
+    "learner_mean_loss": Metric(_LOSS, "as learner_loss, without the bound on single contexts", finite=False),
+    "learner_median_loss": Metric(_LOSS, "median over held-out contexts of a fitted learner's loss"),
     "learner_free_numbers": Metric("1", "numbers of a learner that were fitted"),
     "learner_rate": Metric("1", "eta / N of a step of a fitted learner, for inputs U(-0.5, 0.5)"),
     "learner_gamma": Metric("1", "gamma of a step of a fitted learner, for inputs U(-0.5, 0.5)"),
@@ -124,18 +131,15 @@ METRICS = {
     ),
     "recurrent_freedom_gain": Metric("1", "recurrent network: cosine with GD++ minus cosine with gradient descent"),
     "untied_freedom_gain": Metric("1", "untied network: cosine with GD++ (a pair a step) minus cosine with gradient descent"),
-    "linear_update_difference": Metric("label", "linear model: largest |prediction by data updates - by weight updates|"),
     "update_gap": Metric("1", "mean |prediction by data updates - by weight updates| / mean |change by weight updates|"),
-    "linear_update_gap": Metric("label", "largest linear_update_difference over steps and sizes"),
-    **{
-        f"{name}_{metric}": Metric("1", f"{name} network: {meaning}")
-        for name in ("tanh", "relu")
-        for metric, meaning in {
-            "update_gap": "update_gap after the last step at the smallest width",
-            "wide_update_gap": "update_gap after the last step at the largest width",
-            "update_gap_slope": "slope of log update_gap after the last step against log width",
-        }.items()
-    },
+    "update_difference": Metric("label sd", "largest |prediction by data updates - by weight updates|"),
+    "update_loss_ratio": Metric("1", "loss of the context by weight updates / loss before the first"),
+    "linear_update_gap": Metric("label sd", "linear model: largest update_difference over steps and sizes"),
+    "relu_update_gap": Metric("1", "ReLU network: update_gap after the last step at the smallest width"),
+    "tanh_update_gap": Metric("1", "tanh network: update_gap after the last step at the smallest width"),
+    "deep_linear_update_gap": Metric("1", "two linear layers: update_gap after the last step at the smallest width"),
+    "wide_update_gap": Metric("1", "update_gap after the last step at the largest width, the worst network"),
+    "update_gap_slope": Metric("1", "slope of log update_gap after the last step against log width, the shallowest network"),
     # Controls: what the gates read
     "construction_loss_ratio": Metric("1", "positive control: loss_ratio of the layers constructed by hand"),
     "construction_cosine": Metric("1", "positive control: model_cosine of the layers constructed by hand"),
@@ -154,6 +158,10 @@ METRICS = {
     "gradient_descent_undamped_growth": Metric(
         "1", "loss of gradient descent's undamped roll-out at iteration 20 / loss before the first", finite=False
     ),
+    "readout_update_gap": Metric("label sd", "positive control: largest update_difference where only the output layer trains"),
+    "first_step_update_gap": Metric("label sd", "positive control: largest update_difference of all models after one step"),
+    "unshifted_update_gap": Metric("label sd", "negative control: linear_update_gap with a query target that starts at 0"),
+    "largest_update_loss_ratio": Metric("1", "did training train: largest update_loss_ratio after the last step"),
     # Benchmarks
     "data_time": Metric("ms/step", "drawing one batch of tasks, single thread, fastest repeat"),
     "update_time": Metric("ms/step", "gradient, clipping and optimiser step on one batch, single thread, fastest repeat"),

@@ -17,7 +17,6 @@ FIGURE_VARIANTS = {
     "layer_norm": (1, math.inf),
     "ladder": (1, math.inf),
     "spectra": (0, 0),
-    "sine": (2, math.inf),
     "classic_tokens": (1, math.inf),
     "fixed_data": (1, math.inf),
     "seed_spread": (1, math.inf),

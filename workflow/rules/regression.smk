@@ -8,7 +8,6 @@ SHOWN = {
     "layer_norm": ["alignment", "generalisation"],
     "ladder": ["ladder"],
     "spectra": ["learners"],
-    "sine": ["alignment", "snapshots"],
     "classic_tokens": ["alignment"],
     "fixed_data": ["alignment"],
     "seed_spread": ["alignment"],
@@ -294,7 +293,7 @@ rule benchmark_regression:
     params:
         code=code("benchmark_regression"),
         training={variant: VARIANTS[variant] for variant in USED_VARIANTS},
-        repeats=30,
+        repeats=10,
     message:
         "Time a training step of each variant"
     script:

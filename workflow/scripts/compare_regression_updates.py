@@ -9,7 +9,7 @@ from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
-updates = Updates(**snakemake.params.updates)
+updates = Updates.from_settings(snakemake.params.updates)
 table = records.frame(update_records(updates, snakemake.params.seed))
 records.write(table, snakemake.output.updates)
 rows = statistics.rows(update_statistics(table), "updates", "updates", updates.steps)

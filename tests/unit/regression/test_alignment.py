@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from activation_descent import records
-from activation_descent.regression import alignment, learners, statistics, training
-from activation_descent.regression.constructions import gradient_descent_layer
+from activation_descent.regression import alignment, learners, probes, statistics, training, transformer
+from activation_descent.regression.constructions import gd_plus_plus_layer, gradient_descent_layer, step_sizes
 from activation_descent.regression.tasks import Tasks
 
 from .test_training import SETTINGS
@@ -22,31 +22,50 @@ EVALUATION = alignment.Evaluation(
     tail_share=0.5,
     context_lengths=(5, 10, 20),
     input_scales=(0.5, 1.0, 2.0),
+    weight_scales=(1.0, 3.0),
+    distribution_scales=(1.0, 2.0),
+    noisy_labels=(0, 4),
     dampings=(1.0, 0.75),
     judged_damping=0.75,
     rollout_iterations=50,
     rollout_tasks=2000,
 )
+RATES, GAMMAS = (1.35, 1.35), (0.176, 0.176)  # GD++ with two steps, as published to three digits
 
 
-def constructed(scale=1.0):
+def learners_table():
+    """Records of two fitted learners, written by hand."""
+    rows = []
+    for learner, rates, gammas, loss in (
+        ("gradient_descent", (0.598, 0.598), (0.0, 0.0), 0.1566),
+        ("gd_plus_plus", RATES, GAMMAS, 0.1105),
+    ):
+        row = {"seed": 0, "learner": learner, "layers": 2, "layer": 0, "context_length": 10}
+        rows += [
+            row | {"metric": metric, "value": loss} for metric in ("learner_loss", "learner_mean_loss", "learner_median_loss")
+        ]
+        for layer, pair in enumerate(zip(rates, gammas, strict=True), start=1):
+            rows += [
+                row | {"layer": layer, "metric": f"learner_{name}", "value": value}
+                for name, value in zip(("rate", "gamma"), pair, strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
+def constructed(scale=1.0, layers=1):
     """A "trained" job whose every snapshot is the construction, its step scaled."""
     rate = learners.optimal_rate(10, 10, 0.5)
-    layer = gradient_descent_layer(10, scale * rate, dtype=torch.float32)
+    layer = gradient_descent_layer(10, scale * rate) if layers == 1 else gd_plus_plus_layer(10, scale * RATES[0], GAMMAS[0])
     steps = [0, 10, 20, 30]
     losses = torch.full((3, 4), 0.2, dtype=torch.float64)
-    return training.Trained(steps, layer.expand(3, 4, 4, 11, 11).clone(), losses)
+    return training.Trained(steps, layer.float().flatten().expand(3, 4, -1).clone(), losses)
 
 
 def test_distances_by_hand():
-    # Two tasks, d = 2: models (3, 4) and (0, 1) against (4, 3) and (0, -1); queries (1, 0) and (0, 2)
-    tokens = torch.zeros(3, 2, 2, dtype=torch.float64)
-    tokens[:2, 1, 0] = torch.tensor([1.0, 0.0])
-    tokens[:2, 1, 1] = torch.tensor([0.0, 2.0])
-    tasks = Tasks(tokens, torch.zeros(2, dtype=torch.float64))
-    model = torch.tensor([[3.0, 0.0], [4.0, 1.0]], dtype=torch.float64)
-    reference = torch.tensor([[4.0, 0.0], [3.0, -1.0]], dtype=torch.float64)
-    distance = alignment.align(model, reference, tasks)
+    # Two tasks, d = 2: models (3, 4) and (0, 1) against (4, 3) and (0, -1); predictions 3 and 2 against 4 and -2
+    answer = alignment.Answer(torch.tensor([3.0, 2.0]), torch.tensor([[3.0, 0.0], [4.0, 1.0]]))
+    reference = alignment.Answer(torch.tensor([4.0, -2.0]), torch.tensor([[4.0, 0.0], [3.0, -1.0]]))
+    distance = alignment.align(answer, reference)
     assert distance.cosine == pytest.approx((24 / 25 - 1) / 2)
     assert distance.model_difference == pytest.approx((math.sqrt(2) + 2) / 2)
     assert distance.prediction_difference == pytest.approx((1 + 4) / 2)
@@ -54,9 +73,10 @@ def test_distances_by_hand():
 
 def test_cosine_ignores_the_step_and_differences_do_not():
     tasks = alignment.evaluation_tasks(TEN, 0, "v", "evaluate", 500)
-    model = learners.gradient_descent_model(tasks, 0.3)
-    assert alignment.align(0.1 * model, model, tasks).cosine == pytest.approx(1.0)
-    assert alignment.align(0.1 * model, model, tasks).model_difference == pytest.approx(0.9 * model.norm(dim=0).mean().item())
+    model = learners.gradient_descent_model(tasks, [0.3])
+    whole, tenth = alignment.answer_of_model(model, tasks), alignment.answer_of_model(0.1 * model, tasks)
+    assert alignment.align(tenth, whole).cosine == pytest.approx(1.0)
+    assert alignment.align(tenth, whole).model_difference == pytest.approx(0.9 * model.norm(dim=0).mean().item())
 
 
 def test_streams_are_independent():
@@ -67,66 +87,102 @@ def test_streams_are_independent():
     assert np.abs(correlations - np.eye(3)).max() < 0.06
 
 
+def test_layers_by_hand_are_their_learners():
+    tasks = alignment.evaluation_tasks(TEN, 0, "v", "evaluate", 200)
+    layers = [gd_plus_plus_layer(10, *pair) for pair in zip(RATES, GAMMAS, strict=True)]
+    answer = alignment.answer_of_layers(layers, tasks)
+    expected = alignment.answer_of_model(learners.gd_plus_plus_model(tasks, RATES, GAMMAS), tasks)
+    assert torch.allclose(answer.model, expected.model, atol=1e-10)
+    assert torch.allclose(answer.prediction, expected.prediction, atol=1e-10)
+
+
+def test_learners_of_each_kind_of_network():
+    table = learners_table()
+    one = alignment.learner_layers(TEN, table)
+    assert list(one) == ["gradient_descent"]
+    assert step_sizes(one["gradient_descent"][0]) == pytest.approx((0.60606, 0.0), rel=1e-4)
+    two = alignment.learner_layers(replace(TEN, layers=2), table)
+    assert [step_sizes(layer) for layer in two["gd_plus_plus"]] == [pytest.approx((1.35, 0.176))] * 2
+    # Inputs twice as large: rates and gammas a quarter
+    wide = alignment.learner_layers(replace(TEN, layers=2, half_range=1.0), table)
+    assert [step_sizes(layer) for layer in wide["gd_plus_plus"]] == [pytest.approx((1.35 / 4, 0.044))] * 2
+    classic = replace(TEN, layers=2, tied=False, tokens="classic", position_size=4)
+    assert list(alignment.learner_layers(classic, table)) == ["gradient_descent"]
+
+
 def test_roll_out_of_the_construction_is_damped_gradient_descent():
     tasks = alignment.evaluation_tasks(TEN, 0, "v", "evaluate", 200)
     layer = gradient_descent_layer(10, 0.6)
-    losses = alignment.roll_out(layer, tasks, 0.75, 12)
+    losses = probes.roll_out(layer, tasks, 0.75, 12)
     for step in (0, 1, 12):
-        model = learners.gradient_descent_model(tasks, 0.75 * 0.6, steps=step)
-        assert losses[step] == pytest.approx(alignment.loss_of(model, tasks), rel=1e-10)
+        model = learners.gradient_descent_model(tasks, [0.75 * 0.6] * step)
+        assert losses[step] == pytest.approx(alignment.loss_of(alignment.answer_of_model(model, tasks), tasks), rel=1e-10)
 
 
 def test_roll_out_of_the_construction_meets_the_population_values():
     """Population values of damped gradient descent from the eigenvalue recursion (half range, d = N = 10)."""
     tasks = alignment.evaluation_tasks(TEN, 0, "v", "evaluate", 20000)
     layer = gradient_descent_layer(10, learners.optimal_rate(10, 10, 0.5))
-    stable = alignment.stable_tasks(tasks, 0.75 * learners.optimal_rate(10, 10, 0.5))
+    stable = probes.stable_tasks(tasks, 0.75 * learners.optimal_rate(10, 10, 0.5))
     assert 0 < (~stable).sum() < 10  # the largest of 10,000 eigenvalues is 4.3 to 4.6; the limit is 4.4
     tasks = Tasks(tasks.tokens[..., stable], tasks.target[stable])
-    losses = alignment.roll_out(layer, tasks, 0.75, 50)
+    losses = probes.roll_out(layer, tasks, 0.75, 50)
     for step, value in {1: 0.2194, 2: 0.1696, 3: 0.1441, 5: 0.1164, 10: 0.0864, 20: 0.0641, 50: 0.0435}.items():
         assert losses[step] == pytest.approx(value, rel=0.07)
     assert all(b < a for a, b in itertools.pairwise(losses))
-    assert alignment.roll_out(layer, tasks, 1.0, 20)[20] > 100
+    assert probes.roll_out(layer, tasks, 1.0, 20)[20] > 100
 
 
 def test_stability_by_hand():
     # One input of length 2 in d = 2, N = 1: eigenvalue 4, stable below a rate of 1/2
     tasks = Tasks(torch.tensor([[[2.0], [0.0]], [[0.0], [0.0]], [[1.0], [0.0]]]), torch.zeros(1))
-    assert alignment.stable_tasks(tasks, 0.49).all()
-    assert not alignment.stable_tasks(tasks, 0.51).any()
+    assert probes.stable_tasks(tasks, 0.49).all()
+    assert not probes.stable_tasks(tasks, 0.51).any()
 
 
 def test_a_roll_out_that_overflows_is_infinite():
     tasks = alignment.evaluation_tasks(TEN, 0, "v", "evaluate", 10)
-    losses = alignment.roll_out(gradient_descent_layer(10, 1e6), tasks, 1.0, 200)
+    losses = probes.roll_out(gradient_descent_layer(10, 1e6), tasks, 1.0, 200)
     assert losses[-1] == math.inf
 
 
-def all_statistics(trained):
-    run = (TEN, EVALUATION, 0, "v", trained)
-    course = records.frame(alignment.alignment_records(TEN, EVALUATION.tasks, 0, "v", trained))
-    generalisation = records.frame(alignment.generalisation_records(*run))
-    rollout = records.frame(alignment.rollout_records(*run))
-    for table in (course, generalisation, rollout):
+def all_statistics(trained, settings=TEN):
+    run = (settings, EVALUATION, 0, "v", trained)
+    course = records.frame(alignment.alignment_records(settings, EVALUATION.tasks, 0, "v", trained, learners_table()))
+    generalisation = records.frame(probes.generalisation_records(*run, learners_table()))
+    for table in (course, generalisation):
         records.check(table, "table")
-    return {
-        **statistics.course_statistics(course, TEN, EVALUATION, trained),
-        **statistics.generalisation_statistics(generalisation, TEN),
-        **statistics.rollout_statistics(rollout, 0.75),
-        **statistics.control_statistics(*run),
+    found = {
+        **statistics.course_statistics(course, 0.5),
+        **statistics.weight_statistics(settings, trained, 0.5),
+        **statistics.generalisation_statistics(generalisation),
+        **statistics.control_statistics(*run, learners_table()),
     }
+    if settings.layers == 1:
+        rollout = records.frame(probes.rollout_records(*run))
+        records.check(rollout, "table")
+        found |= statistics.rollout_statistics(rollout, 0.75)
+    assert set(found) <= set(records.METRICS)
+    return found
 
 
 def test_statistics_of_the_construction_are_those_of_gradient_descent():
     found = all_statistics(constructed())
     assert all(len(values) == 3 for values in found.values())
-    for metric in ("loss_ratio", "construction_loss_ratio", "final_model_cosine", "construction_cosine"):
+    for metric in (
+        "loss_ratio",
+        "construction_loss_ratio",
+        "final_model_cosine",
+        "construction_cosine",
+        "largest_input_loss_ratio",
+    ):
         assert found[metric] == pytest.approx(np.ones(3), abs=1e-6)
     for metric in ("final_model_difference", "final_prediction_difference", "step_size_error", "interpolation_excess"):
         assert found[metric] == pytest.approx(np.zeros(3), abs=1e-6)
-    for metric in ("context_length_gap", "input_scale_gap", "rescaled_cosine_change"):
-        assert found[metric] == pytest.approx(np.zeros(3), abs=1e-5)
+    for condition in ("context_length", "input_scale", "weight_scale", "distribution_scale", "noisy_labels"):
+        assert found[f"{condition}_gap"] == pytest.approx(np.zeros(3), abs=1e-5)
+    assert found["rescaled_cosine_change"] == pytest.approx(np.zeros(3), abs=1e-6)
+    assert (found["steps_to_descent"] == 0).all()
     assert (found["rollout_rises"] == 0).all()
     assert found["rollout_final_loss"] == pytest.approx(found["gradient_descent_rollout_loss"], rel=1e-4)
     # Closed form: halving the optimal step multiplies the loss by 1.2551
@@ -135,12 +191,31 @@ def test_statistics_of_the_construction_are_those_of_gradient_descent():
     assert np.abs(found["other_task_cosine"]).max() < 5 / math.sqrt(10 * 2000)
 
 
+def test_statistics_of_gd_plus_plus_as_a_network():
+    found = all_statistics(constructed(layers=2), replace(TEN, layers=2))
+    for metric in (
+        "plus_plus_loss_ratio",
+        "final_plus_plus_model_cosine",
+        "plus_plus_construction_cosine",
+        "construction_cosine",
+    ):
+        assert found[metric] == pytest.approx(np.ones(3), abs=1e-6)
+    assert found["plus_plus_input_scale_gap"] == pytest.approx(np.zeros(3), abs=1e-4)
+    assert found["learned_gamma"] == pytest.approx(np.full(3, 0.176), rel=1e-5)
+    assert found["learned_rate"] == pytest.approx(np.full(3, 1.35), rel=1e-5)
+    assert found["interpolation_excess"] == pytest.approx(np.zeros(3), abs=1e-6)
+    # Population values: gradient descent .1566, GD++ .1105
+    assert found["descent_loss_excess"] == pytest.approx(np.full(3, 0.1566 / 0.1105 - 1), abs=0.1)
+    assert found["final_model_cosine"].max() < 0.97
+
+
 def test_statistics_see_a_wrong_step():
     found = all_statistics(constructed(0.5))
     assert found["final_model_cosine"] == pytest.approx(np.ones(3), abs=1e-6)
     assert found["step_size_error"] == pytest.approx(np.full(3, 0.5), abs=1e-6)
     assert found["loss_ratio"] == pytest.approx(np.full(3, 1.2551), abs=0.04)
     assert found["final_model_difference"].min() > 0.9  # half of 2.08
+    assert np.isinf(found["steps_to_descent"]).all()
 
 
 def test_context_length_gap_at_a_known_step_error():
@@ -149,6 +224,39 @@ def test_context_length_gap_at_a_known_step_error():
     rate = learners.optimal_rate(10, 10, 0.5)
     changes = [learners.expected_loss(1.1 * rate, 10, n, 0.5) / learners.expected_loss(rate, 10, n, 0.5) - 1 for n in (5, 10, 20)]
     assert found["context_length_gap"] == pytest.approx(np.full(3, max(map(abs, changes))), rel=0.1)
+
+
+def test_cancellation_by_hand():
+    """Heads whose terms are +M and -M + D with a diagonal D: the off-diagonal of the sum is nothing; halve one and half is left."""
+    torch.manual_seed(0)
+    matrix, unit = torch.randn(4, 4, dtype=torch.float64), torch.eye(4, dtype=torch.float64)
+
+    def head(a, sign):
+        return torch.stack([a, unit, sign * unit, unit])  # A = a, B = sign I
+
+    assert statistics.cancellation(torch.stack([head(matrix, 1.0), head(matrix + 3 * unit, -1.0)])) > 1e6
+    half = statistics.cancellation(torch.stack([head(matrix, 1.0), head(0.5 * matrix, -1.0)]))
+    assert half == pytest.approx(0.75 / 0.5)  # mean of 1 and .5, over .5
+
+
+def test_copying_is_seen():
+    """A first layer that adds its successor to every token has a sensitivity of sqrt(width) to itself and to the next."""
+    settings = replace(TEN, layers=2, tied=False, attention="linear", tokens="classic_slot", position_size=22, seeds=1)
+    architecture = settings.architecture
+    width, tokens = architecture.width, 21
+    code = transformer.position_code(tokens, 22)
+    vector = torch.zeros(sum(math.prod(shape) for shape in transformer.shapes(architecture).values()), dtype=torch.float64)
+    attention = transformer.unpack(vector, architecture)["attention"]
+    # With p_k the codes, A solves p_j A p_i = [i = j + 1] for all pairs: a least-squares fit that is exact for 22 entries and 21 tokens
+    inverse = torch.linalg.pinv(code)  # code^+ : entry token
+    shift = torch.diag(torch.ones(tokens - 1, dtype=torch.float64), 1)
+    attention[0, 0, 0, :22, :22] = inverse @ shift @ inverse.T
+    for matrix in (1, 2, 3):
+        attention[0, 0, matrix] = torch.eye(width)
+    trained = training.Trained([0], vector[None, None], torch.full((1, 1), 0.2, dtype=torch.float64))
+    rows = {row["metric"]: row["value"] for row in probes.copying_records(settings, 50, 0, "v", trained)}
+    assert rows["other_token_sensitivity"] < rows["next_token_sensitivity"]
+    assert rows["next_token_sensitivity"] == pytest.approx(math.sqrt(width), rel=0.3)
 
 
 def test_size_statistics_by_hand():

@@ -1,5 +1,7 @@
-"""Reference learners against closed forms that were derived by hand for the uniform distribution (loss* = d s2 (1 - s2^2 / c) / 2)."""
+"""Reference learners against closed forms that were derived by hand for the uniform distribution (loss* = d s2 (1 - s2^2 / c) / 2),
+and against explicit computations, one task at a time."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,7 +62,7 @@ def test_the_optimal_rate_is_a_minimum(factor):
 def test_closed_form_agrees_with_simulation(d, n):
     tasks, tuning = draw(d=d, n=n), draw(d=d, n=n, purpose="tune")
     rate = learners.optimal_rate(d, n, 0.5)
-    loss = learners.squared_loss(learners.predict(learners.gradient_descent_model(tasks, rate), tasks), tasks.target)
+    loss = learners.squared_loss(learners.predict(learners.gradient_descent_model(tasks, [rate]), tasks), tasks.target)
     # Five standard errors; a task's loss has about 1.6 times its mean as standard deviation
     assert loss == pytest.approx(learners.expected_loss(rate, d, n, 0.5), rel=5 * 1.6 / 20000**0.5)
     assert learners.best_rate(tuning) == pytest.approx(rate, rel=0.033)
@@ -70,13 +72,16 @@ def test_one_step_by_hand():
     # d = 2, N = 2: x_1 = (1, 0), y_1 = 2; x_2 = (1, 1), y_2 = 3; x_q = (2, 1)
     tokens = torch.tensor([[1.0, 1.0, 2.0], [0.0, 1.0, 1.0], [2.0, 3.0, 0.0]], dtype=torch.float64).unsqueeze(-1)
     tasks = Tasks(tokens, torch.tensor([5.0], dtype=torch.float64))
-    model = learners.gradient_descent_model(tasks, 0.1)
+    model = learners.gradient_descent_model(tasks, [0.1])
     assert torch.allclose(model[:, 0], torch.tensor([0.5, 0.3], dtype=torch.float64))  # 0.1 * (2 * x_1 + 3 * x_2)
     assert learners.predict(model, tasks).item() == pytest.approx(1.3)
     assert learners.squared_loss(learners.predict(model, tasks), tasks.target) == pytest.approx(0.5 * 3.7**2)
     # The second step: residuals 2 - .5 = 1.5 and 3 - .8 = 2.2
-    second = learners.gradient_descent_model(tasks, 0.1, steps=2)
+    second = learners.gradient_descent_model(tasks, [0.1, 0.1])
     assert torch.allclose(second[:, 0], torch.tensor([0.5 + 0.15 + 0.22, 0.3 + 0.22], dtype=torch.float64))
+    # With a rate of its own: .2 * (1.5 x_1 + 2.2 x_2)
+    other = learners.gradient_descent_model(tasks, [0.1, 0.2])
+    assert torch.allclose(other[:, 0], torch.tensor([0.5 + 0.3 + 0.44, 0.3 + 0.44], dtype=torch.float64))
 
 
 def test_gradient_descent_is_the_gradient_of_its_loss():
@@ -84,11 +89,99 @@ def test_gradient_descent_is_the_gradient_of_its_loss():
     model = torch.zeros(10, 3, dtype=torch.float64, requires_grad=True)
     residual = (tasks.inputs * model[:, None]).sum(0) - tasks.labels
     (0.5 * residual.square().sum()).backward()
-    assert torch.allclose(learners.gradient_descent_model(tasks, 0.3), -0.3 * model.grad)
+    assert torch.allclose(learners.gradient_descent_model(tasks, [0.3]), -0.3 * model.grad)
 
 
 def test_least_squares_solves_noiseless_tasks_and_many_steps_reach_it():
     tasks = draw(number=20, d=3, n=12)
     exact = learners.least_squares_model(tasks)
     assert torch.allclose(learners.predict(exact, tasks), tasks.target, atol=1e-10)
-    assert torch.allclose(learners.gradient_descent_model(tasks, 0.4, steps=3000), exact, atol=1e-6)
+    assert torch.allclose(learners.gradient_descent_model(tasks, [0.4] * 3000), exact, atol=1e-6)
+
+
+def transformed_data_prediction(x, y, query, rates, gammas):
+    """GD++ as a network does it to one task: labels become residuals, every input contracts, and the query's label is the answer."""
+    x, y, query, answer = x.copy(), y.copy(), query.copy(), 0.0
+    for rate, gamma in zip(rates, gammas, strict=True):
+        sums = x @ y
+        answer, y = answer + rate * query @ sums, y - rate * x.T @ sums
+        x, query = x - gamma * x @ (x.T @ x), query - gamma * x @ (x.T @ query)
+    return answer
+
+
+@pytest.mark.parametrize(("d", "n"), [(10, 10), (3, 8)])
+def test_gd_plus_plus_is_the_transformation_of_the_data(d, n):
+    tasks, rates, gammas = draw(number=5, d=d, n=n), [0.5, 1.3, 0.4], [0.2, 0.1, 0.3]
+    predicted = learners.predict(learners.gd_plus_plus_model(tasks, rates, gammas), tasks)
+    for task in range(5):
+        x, y, query = (each[..., task].numpy() for each in (tasks.inputs, tasks.labels, tasks.query))
+        assert predicted[task].item() == pytest.approx(transformed_data_prediction(x, y, query, rates, gammas), abs=1e-12)
+
+
+def test_gd_plus_plus_without_contraction_is_gradient_descent():
+    tasks = draw(number=5)
+    plain = learners.gradient_descent_model(tasks, [0.5, 1.3, 0.4])
+    assert torch.allclose(learners.gd_plus_plus_model(tasks, [0.5, 1.3, 0.4], [0.0] * 3), plain)
+
+
+def test_preconditioned_steps_one_task_at_a_time():
+    tasks, rng = draw(number=4, d=3, n=6), generator(0, "test", "learners", "preconditioned", "draw")
+    matrices = 0.3 * rng.standard_normal((2, 3, 3))
+    found = learners.preconditioned_model(tasks, list(torch.from_numpy(matrices)))
+    for task in range(4):
+        x, y, model = tasks.inputs[..., task].numpy(), tasks.labels[..., task].numpy(), np.zeros(3)
+        for matrix in matrices:
+            model = model - matrix @ (x @ (x.T @ model - y))
+        assert np.allclose(found[:, task].numpy(), model)
+
+
+def test_one_newton_step_and_its_limit():
+    tasks = draw(number=6, d=3, n=12)
+    x, y = tasks.inputs.numpy(), tasks.labels.numpy()
+    one = learners.newton_model(tasks, 0.05, 1)
+    for task in range(6):
+        s = x[..., task] @ x[..., task].T
+        assert np.allclose(one[:, task].numpy(), (0.1 * s - 0.0025 * s @ s @ s) @ x[..., task] @ y[:, task])
+    assert torch.allclose(learners.newton_model(tasks, 0.05, 30), learners.least_squares_model(tasks), atol=1e-8)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 3.0])
+def test_ridge_is_least_squares_on_extended_data(penalty):
+    """`|y - X^T w|^2 + penalty |w|^2` is the squared error with sqrt(penalty) I as d more examples, labels 0."""
+    tasks = draw(number=4, d=3, n=6)
+    found = learners.ridge_model(tasks, penalty)
+    for task in range(4):
+        inputs = np.concatenate([tasks.inputs[..., task].numpy(), np.sqrt(penalty) * np.eye(3)], axis=1)
+        labels = np.concatenate([tasks.labels[:, task].numpy(), np.zeros(3)])
+        assert np.allclose(found[:, task].numpy(), np.linalg.lstsq(inputs.T, labels, rcond=None)[0])
+
+
+def test_ridge_becomes_least_squares_as_the_penalty_falls():
+    tasks = draw(number=20, d=3, n=12)
+    exact = learners.least_squares_model(tasks)
+    distances = [(learners.ridge_model(tasks, penalty) - exact).norm().item() for penalty in (1e-2, 1e-4, 1e-6)]
+    assert distances[0] > 50 * distances[1] > 2500 * distances[2]
+
+
+def test_optimal_preconditioner_by_hand():
+    # Covariance diag(1, 3), N = 4: 1 / ((N + 1) l + 1 + 3)
+    found = learners.optimal_preconditioner(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64)), 4)
+    assert torch.allclose(found, torch.diag(torch.tensor([1 / 9, 1 / 19], dtype=torch.float64)))
+    # Isotropic inputs: one rate, 1 / (s2 (N + d + 1)), spec of the study
+    for n, rate in {10: 0.04762, 20: 0.03226, 40: 0.01961}.items():
+        assert torch.allclose(learners.optimal_preconditioner(torch.eye(10), n), rate * torch.eye(10), atol=1e-5)
+
+
+def test_optimal_preconditioner_is_what_a_fit_to_tasks_finds():
+    """The prediction x_q . P sum_i y_i x_i is linear in P: least squares over 100,000 tasks with correlated Gaussian inputs."""
+    rng, number, n = generator(0, "test", "learners", "ahn", "draw"), 100000, 8
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    covariance = turn @ np.diag([0.3, 1.0, 2.0]) @ turn.T
+    x = np.linalg.cholesky(covariance) @ rng.standard_normal((number, 3, n + 1))
+    labels = (rng.standard_normal((number, 1, 3)) @ x)[:, 0]
+    sums = (x[..., :-1] * labels[:, None, :-1]).sum(-1)
+    features = (x[..., -1:] * sums[:, None]).reshape(number, 9)
+    fitted = np.linalg.lstsq(features, labels[:, -1], rcond=None)[0].reshape(3, 3)
+    expected = learners.optimal_preconditioner(torch.from_numpy(covariance), n).numpy()
+    assert np.linalg.norm(fitted - expected) < 0.05 * np.linalg.norm(expected)
+    assert np.linalg.norm(fitted - expected.trace() / 3 * np.eye(3)) > 0.2 * np.linalg.norm(expected)  # no multiple of I

@@ -39,6 +39,7 @@ SETTINGS = training.Training(
     steps=30,
     batch_size=64,
     learning_rate=0.001,
+    decay_share=0.0,
     beta1=0.9,
     beta2=0.98,
     epsilon=1e-8,
@@ -245,3 +246,10 @@ def test_targets_are_the_answers_of_their_models():
         maps.append(torch.linalg.lstsq(features, batch.target.double()[:, None]).solution)
     assert torch.allclose(maps[0], maps[1], atol=1e-3)
     assert maps[0].abs().max() > 0.1
+
+
+def test_learning_rate_by_hand():
+    decaying = replace(SETTINGS, steps=10, decay_share=0.4, learning_rate=1.0)
+    rates = [training.rate_at(decaying, step) for step in range(10)]
+    assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert {training.rate_at(SETTINGS, step) for step in range(30)} == {0.001}

@@ -48,7 +48,8 @@ def classic_by_hand(tokens, architecture):
         rows.append(torch.cat([torch.zeros(d), tokens[-1:, i]]))
     sequence = []
     for position, row in enumerate(rows[:-1]):
-        code = torch.tensor([(math.cos if k % 2 else math.sin)(position / 10000 ** ((k - k % 2) / p)) for k in range(p)])
+        angles = [position / 10000 ** ((k - k % 2) / p) for k in range(p)]
+        code = torch.tensor([(math.cos if k % 2 else math.sin)(angle) for k, angle in enumerate(angles)], dtype=torch.float64)
         if architecture.tokens == "classic_slot":
             sequence.append(torch.cat([code, row]))
         else:
@@ -101,12 +102,16 @@ def test_network_equals_the_loops(name):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_reading_the_query_alone_changes_nothing(name):
+def test_written_model_is_the_derivative_of_the_prediction(name):
+    """By automatic differentiation through every token: the query has no part in the context."""
     architecture = ARCHITECTURES[name]
     tasks, vector = draw(d=3, n=4), random_vector(architecture)
-    whole = transformer.states(transformer.unpack(vector, architecture), tasks.tokens, architecture)
-    assert len(whole) == architecture.layers + 1
-    assert torch.allclose(-whole[-1][-1, -1], transformer.predict(vector, tasks.tokens, architecture))
+    prediction, model = transformer.written_model(vector, tasks.tokens, architecture)
+    tokens = tasks.tokens.clone().requires_grad_()
+    whole = transformer.predict(vector, tokens, architecture)
+    whole.sum().backward()
+    assert torch.allclose(prediction, whole.detach())
+    assert torch.allclose(model, tokens.grad[:-1, -1])
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -247,12 +252,11 @@ def test_repeated_application_updates_the_labels_as_the_whole_layer_does():
     tasks, architecture = draw(d=3, n=4), Architecture(4)
     layer = transformer.unpack(random_vector(architecture), architecture)["attention"][0, 0]
     predictions = transformer.apply_repeatedly(layer, tasks.tokens, 0.75, 2)
-    tokens = tasks.tokens
+    a, b = transformer.products(layer[None])
+    tokens = tasks.tokens.clone()
     for iteration in range(3):
         assert torch.allclose(predictions[iteration], -tokens[-1, -1])
-        whole = transformer.states({"attention": layer[None, None]}, tokens, architecture)[-1]
-        tokens = tokens.clone()
-        tokens[-1] += 0.75 * (whole - tokens)[-1]
+        tokens[-1] += 0.75 * transformer.attend(a, b, False, tokens, tokens[:, :-1])[-1]
 
 
 def test_one_task_by_hand():

@@ -26,6 +26,7 @@ from activation_descent.regression.transformer import Architecture, Layer, Vecto
 from activation_descent.seeding import generator
 
 Row = dict[str, Any]
+PAIRS_UP_TO = 5  # layers
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ def fitted_learner(training: Training, learner: str, learners: pd.DataFrame) -> 
     return read_fitted(learners, learner, descent_steps(training), training.context_length, training.half_range)
 
 
+def plus_plus_family(training: Training) -> str:
+    """GD++ with the freedoms of a network's layers. Beyond five layers a pair of numbers for each is no longer fitted."""
+    return "gd_plus_plus" if training.tied or training.layers > PAIRS_UP_TO else "gd_plus_plus_per_layer"
+
+
 def learner_layers(training: Training, learners: pd.DataFrame) -> dict[str, list[Layer]]:
     """The learners that a variant is held against, as layers by hand.
 
@@ -132,7 +138,7 @@ def learner_layers(training: Training, learners: pd.DataFrame) -> dict[str, list
         rate = optimal_rate(d, training.context_length, training.half_range)
         return {"gradient_descent": [gradient_descent_layer(d, rate)]}
     descent = fitted_learner(training, "gradient_descent", learners)
-    plus_plus = fitted_learner(training, "gd_plus_plus" if training.tied else "gd_plus_plus_per_layer", learners)
+    plus_plus = fitted_learner(training, plus_plus_family(training), learners)
     return {
         "gradient_descent": [gradient_descent_layer(d, rate) for rate in descent.rates],
         "gd_plus_plus": [gd_plus_plus_layer(d, *pair) for pair in zip(plus_plus.rates, plus_plus.gammas, strict=True)],

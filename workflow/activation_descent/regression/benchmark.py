@@ -3,15 +3,19 @@
 import multiprocessing
 import resource
 import time
+from dataclasses import replace
+
+import torch
 
 from activation_descent.regression.alignment import Row
-from activation_descent.regression.training import STUDY, Job, Training, batch_array, training_tasks
+from activation_descent.regression.training import STUDY, Job, Training
 
 BLOCK = 10  # steps of all seeds between two looks at the clock
 
 
 def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
-    """Records of one variant for a step of one seed: the whole step, its data, its update (the difference of the two), and peak memory.
+    """Records of one variant for a step of one seed: the whole step, its data (none for a fixed set), its update (the difference of the
+    two), and peak memory.
 
     Data and whole step are timed in turn, `repeats` times after a warm-up; of each the fastest repeat is reported, which other work
     on the machine disturbed least (as `timeit` advises). Runs in a process of its own, whose peak memory is then the variant's alone.
@@ -21,19 +25,18 @@ def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
 
 
 def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
-    job = Job(settings, root=0, variant=variant)
-    batch = batch_array(settings)
+    torch.set_flush_denormal(True)  # as the training script does
+    job = Job(replace(settings, seeds=1), root=0, variant=variant)
     data, whole = [], []
     for repeat in range(repeats + 1):
         steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)
         start = time.perf_counter()
         for step in steps:
-            for seed in range(settings.seeds):
-                training_tasks(settings, 0, variant, seed, step, batch)
+            job.tasks(0, step)
         drawn = time.perf_counter()
         job.advance(steps)
-        data.append((drawn - start) / BLOCK / settings.seeds * 1e3)
-        whole.append((time.perf_counter() - drawn) / BLOCK / settings.seeds * 1e3)
+        data.append((drawn - start) / BLOCK * 1e3)
+        whole.append((time.perf_counter() - drawn) / BLOCK * 1e3)
     values = {
         "data_time": min(data[1:]),
         "update_time": min(whole[1:]) - min(data[1:]),

@@ -103,9 +103,10 @@ def starting_points(
     With L a little above the edge of the spectrum, Var(x) (sqrt N + sqrt d)^2:
 
     - a rate a step: the inverses of Chebyshev's points between L and a lower end that differs from start to start;
-    - GD++: around `steps` times the best rate of one step, and a gamma that halves the step's largest eigenvalues;
-    - a pair a step: gammas and rates that grow ninefold from step to step, 4 / (3 L), 12 / L, ..: the residual at l = L sin^2 t is then
-      sin(3^K t) / (3^K sin t), because sin 3t = 3 sin t (1 - 4/3 sin^2 t). Further starts grow less and are scattered.
+    - GD++: `steps` times the best rate of one step or less, and a gamma that takes six tenths off the largest inputs, give or take;
+    - a pair a step: gammas and rates that grow eightfold from step to step. With 4 / (3 L), 12 / L, .., growing ninefold, the residual at
+      l = L sin^2 t would be sin(3^K t) / (3^K sin t), because sin 3t = 3 sin t (1 - 4/3 sin^2 t), but an error of one step would grow
+      ninefold, too. Every second start grows less and is scattered.
 
     Raises:
         ValueError: if the learner has no steps to fit.
@@ -121,13 +122,13 @@ def starting_points(
             points = (top + low) / 2 + (top - low) / 2 * np.cos(np.pi * (np.arange(steps) + 0.5) / steps)
             numbers = -np.log(edge * points)
         case "gd_plus_plus":
-            centre = np.array([best + math.log(steps), math.log(0.6 / edge)])
-            numbers = centre + rng.uniform(-0.5, 0.5, (starts, 2))
+            rates = best + math.log(steps) - rng.uniform(0, 1, starts)
+            numbers = np.stack([rates, math.log(0.6 / edge) + rng.uniform(-0.3, 0.3, starts)], axis=1)
         case "gd_plus_plus_per_layer":
             first = np.log(4 / 3 / (edge * np.linspace(1.3, 1.8, starts)))
-            is_exact = np.arange(starts) % 2 == 0
-            growth = math.log(9) * np.where(is_exact, 1.0, rng.uniform(0.3, 1.0, starts))
-            scatter = np.where(is_exact, 0.0, 0.3) * rng.standard_normal((2, steps, starts))
+            is_regular = np.arange(starts) % 2 == 0
+            growth = math.log(8) * np.where(is_regular, 1.0, rng.uniform(0.3, 1.0, starts))
+            scatter = np.where(is_regular, 0.0, 0.3) * rng.standard_normal((2, steps, starts))
             pairs = first + growth * np.arange(steps)[:, None]
             numbers = np.concatenate([pairs + scatter[0], (pairs - np.abs(scatter[1]))[:-1]]).T
         case _:
@@ -176,8 +177,8 @@ def fit(
     context_length: int,
     root: int,
     seed: int,
-    selection: Spectra,
-    held_out: Spectra,
+    selection: Float[Tensor, "input selection"],
+    held_out: Float[Tensor, "input evaluation"],
 ) -> list[Fitted]:
     """Fit several families at one N, all starts side by side on the same stream of contexts.
 
@@ -215,7 +216,9 @@ def fit(
     return chosen
 
 
-def judging_contexts(fitting: Fitting, context_length: int, root: int) -> tuple[Spectra, Spectra]:
+def judging_contexts(
+    fitting: Fitting, context_length: int, root: int
+) -> tuple[Float[Tensor, "input selection"], Float[Tensor, "input evaluation"]]:
     """Eigenvalues of the contexts on which starts are chosen, and of those on which losses are reported: the same for every seed."""
 
     def draw(purpose: str, number: int) -> Spectra:
@@ -252,8 +255,8 @@ def learner_records(
                 row = base | {"seed": seed, "context_length": n, "learner": fitted.learner, "layers": steps, "layer": 0}
                 losses[f"loss/{fitted.learner}-{steps}-N{n}"] = fitted.loss
                 yield row | {"metric": "learner_loss", "value": fitted.loss}
-                yield row | {"metric": "loss", "value": fitted.mean_loss}
-                yield row | {"metric": "median_loss", "value": fitted.median_loss}
+                yield row | {"metric": "learner_mean_loss", "value": fitted.mean_loss}
+                yield row | {"metric": "learner_median_loss", "value": fitted.median_loss}
                 yield row | {"metric": "learner_free_numbers", "value": free_numbers(fitted.learner, steps)}
                 for step in range(steps):
                     yield row | {"layer": step + 1, "metric": "learner_rate", "value": fitted.rates[step]}
@@ -298,7 +301,7 @@ def read_fitted(records: pd.DataFrame, learner: str, steps: int, context_length:
         learner,
         tuple(rate / scale for rate in numbers["learner_rate"]),
         tuple(gamma / scale for gamma in numbers["learner_gamma"]),
-        *(numbers[metric][0] * scale for metric in ("learner_loss", "loss", "median_loss")),
+        *(numbers[metric][0] * scale for metric in ("learner_loss", "learner_mean_loss", "learner_median_loss")),
     )
 
 

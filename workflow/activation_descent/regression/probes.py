@@ -24,7 +24,7 @@ from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.learners import expected_loss, optimal_rate
 from activation_descent.regression.tasks import Tasks, other_distribution_tasks, with_noisy_labels
 from activation_descent.regression.training import STUDY, Trained, Training
-from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, products, states, unpack
+from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, enter, products, unpack
 from activation_descent.seeding import generator
 
 
@@ -164,8 +164,7 @@ def copying_records(training: Training, number: int, root: int, variant: str, tr
 def _sensitivities(training: Training, vector: Tensor, tasks: Tasks) -> tuple[float, float, float]:
     architecture = training.architecture
     parameters = unpack(vector, architecture)
-    entered = states(parameters, tasks.tokens, architecture)[0]
-    e = entered.detach().clone().requires_grad_()  # width token task
+    e = enter(parameters, tasks.tokens, architecture).detach().requires_grad_()  # width position task
     a, b = products(parameters["attention"][0])
     output = e + attend(a, b, architecture.attention != "linear", e, e[:, :-1])
     number = e.shape[1]

@@ -24,7 +24,7 @@ def bounded_loss(eigenvalues, rates, gammas, bound, loss, rate_gradient, gamma_g
     """
     dims, contexts = eigenvalues.shape
     starts, steps = rates.shape
-    l = np.empty((dims, LANES))
+    spectrum = np.empty((dims, LANES))
     a, p = np.empty((dims, steps + 1, LANES)), np.empty((dims, steps + 1, LANES))
     d_rate, d_gamma = np.empty((steps, LANES)), np.empty((steps, LANES))
     m, d_a, d_p = np.empty(LANES), np.empty(LANES), np.empty(LANES)
@@ -39,13 +39,13 @@ def bounded_loss(eigenvalues, rates, gammas, bound, loss, rate_gradient, gamma_g
             m[:] = 0.0
             for j in range(dims):
                 for t in range(lanes):
-                    l[j, t] = eigenvalues[j, first + t]
+                    spectrum[j, t] = eigenvalues[j, first + t]
                 for t in range(lanes, LANES):
-                    l[j, t] = 0.0
+                    spectrum[j, t] = 0.0
                 for k in range(steps):
                     rate, gamma = rates[s, k], gammas[s, k]
                     for t in range(LANES):
-                        z = l[j, t] * a[j, k, t] * a[j, k, t]
+                        z = spectrum[j, t] * a[j, k, t] * a[j, k, t]
                         p[j, k + 1, t] = min(max(p[j, k, t] * (1 - rate * z), -CUT), CUT)
                         a[j, k + 1, t] = min(max(a[j, k, t] * (1 - gamma * z), -CUT), CUT)
                 for t in range(LANES):
@@ -66,14 +66,14 @@ def bounded_loss(eigenvalues, rates, gammas, bound, loss, rate_gradient, gamma_g
                 for k in range(steps - 1, -1, -1):
                     rate, gamma = rates[s, k], gammas[s, k]
                     for t in range(LANES):
-                        z = l[j, t] * a[j, k, t] * a[j, k, t]
+                        z = spectrum[j, t] * a[j, k, t] * a[j, k, t]
                         to_p = d_p[t] if abs(p[j, k + 1, t]) < CUT else 0.0
                         to_a = d_a[t] if abs(a[j, k + 1, t]) < CUT else 0.0
                         by_rate, by_gamma = to_p * p[j, k, t], to_a * a[j, k, t]
                         d_rate[k, t] -= by_rate * z
                         d_gamma[k, t] -= by_gamma * z
                         d_p[t] = to_p * (1 - rate * z)
-                        d_a[t] = to_a * (1 - gamma * z) - 2 * l[j, t] * a[j, k, t] * (by_rate * rate + by_gamma * gamma)
+                        d_a[t] = to_a * (1 - gamma * z) - 2 * spectrum[j, t] * a[j, k, t] * (by_rate * rate + by_gamma * gamma)
         loss[s] = total / contexts
         for k in range(steps):
             rate_gradient[s, k] = d_rate[k].sum() / contexts

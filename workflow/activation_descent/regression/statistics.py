@@ -20,6 +20,7 @@ from activation_descent.regression.alignment import (
     fitted_learner,
     learner_layers,
     loss_of,
+    plus_plus_family,
 )
 from activation_descent.regression.constructions import step_sizes
 from activation_descent.regression.learners import (
@@ -57,6 +58,9 @@ def course_statistics(alignment: pd.DataFrame, share: float) -> dict[str, np.nda
     if "gradient_descent" in losses:
         numbers["descent_loss_excess"] = losses["gradient_descent"] / losses["transformer"] - 1
         numbers["steps_to_descent"] = _steps_to_descent(alignment)
+    if ("own_token_sensitivity", "transformer", "none") in end.index:
+        # On the plateau a token depends on its successor as on any other; what is more than that is copying
+        numbers["copying"] = end["next_token_sensitivity"].droplevel([0, 1]) - end["other_token_sensitivity"].droplevel([0, 1])
     if "interpolated" in losses:
         numbers["interpolation_excess"] = losses["interpolated"] - losses["transformer"]
     return {name: values.sort_index().to_numpy() for name, values in numbers.items()}
@@ -191,7 +195,7 @@ def _construction_statistics(
         fitted = fitted_learner(training, "gradient_descent", learners)
         explicit = answer_of_model(gradient_descent_model(tasks, fitted.rates), tasks)
         expected = fitted.loss
-        plus_plus = fitted_learner(training, "gd_plus_plus" if training.tied else "gd_plus_plus_per_layer", learners)
+        plus_plus = fitted_learner(training, plus_plus_family(training), learners)
         exact = answer_of_model(gd_plus_plus_model(tasks, plus_plus.rates, plus_plus.gammas), tasks)
         constructed = answer_of_layers(learner_layers(training, learners)["gd_plus_plus"], tasks)
         numbers = {"plus_plus_construction_cosine": align(constructed, exact).cosine}

@@ -67,6 +67,7 @@ class Training:
     steps: int
     batch_size: int
     learning_rate: float
+    decay_share: float
     beta1: float
     beta2: float
     epsilon: float
@@ -241,6 +242,12 @@ def _linear_attention_gradient(vector: Vector, architecture: Architecture, tasks
     return loss, gradient.flatten()
 
 
+def rate_at(settings: Training, step: int) -> float:
+    """The learning rate of a step: constant, then falling in a line to zero over the last `decay_share` of training."""
+    decaying = settings.decay_share * settings.steps
+    return settings.learning_rate * min(1.0, (settings.steps - step) / decaying if decaying else 1.0)
+
+
 class Job:
     """The replications of one variant: their weights side by side, and one optimiser for all of them.
 
@@ -298,6 +305,7 @@ class Job:
         settings = self.settings
         total = torch.zeros(settings.seeds, dtype=torch.float64)
         for step in steps:
+            self.optimiser.param_groups[0]["lr"] = rate_at(settings, step)
             for seed in range(settings.seeds):
                 loss, gradient = loss_and_gradient(self.weights[seed], self.architecture, self.tasks(seed, step))
                 if settings.frozen_rate is not None:

@@ -14,6 +14,7 @@ The parameters of a network are one vector, so that an optimiser, a checkpoint a
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 MATRICES = ("query", "key", "value", "projection")
 MLP_WIDENING = 4
+TASKS_AT_ONCE = 1000  # of an evaluation: what fits the caches
 
 Layer = Float[Tensor, "matrix feature feature"]  # one head of one layer, in the order of MATRICES
 Tokens = Float[Tensor, "feature token task"]
@@ -180,9 +182,7 @@ def layer_norm(e: States, scale: Float[Tensor, " width"], offset: Float[Tensor, 
     return centred * torch.rsqrt(centred.square().mean(0) + 1e-5) * scale[:, None, None] + offset[:, None, None]
 
 
-def enter(
-    parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture
-) -> Float[Tensor, "width position task"]:
+def enter(parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture) -> Float[Tensor, "width position task"]:
     """A task's tokens as the network's first states."""
     e = tokens if architecture.tokens == "constructed" else _split(tokens, architecture)
     if architecture.embedding_size:
@@ -261,44 +261,50 @@ def _product(x: Float[Tensor, "row inner task"], y: Float[Tensor, "inner column 
     return _Product.apply(x, y)
 
 
-def states(parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture, to_read: bool = False) -> list[Tensor]:
-    """The tokens before the first layer and after each.
+def states(
+    parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture, query_only: bool = False
+) -> Iterator[tuple[Float[Tensor, "width context task"], Float[Tensor, "entry 1 task"]]]:
+    """Context and query before the first layer and after each; what nobody reads after the last is left out.
 
     Args:
-        to_read: in the last layer compute only what the prediction needs: the query and, unless an MLP follows, its last entry.
+        query_only: pass no gradient to the context, in which the query has no part.
     """
 
-    def normed(e: States, prefix: str, block: int, layer: int) -> States:
+    def normed(e: Tensor, prefix: str, block: int, layer: int) -> Tensor:
         if not architecture.layer_norm or (layer == 0 and not architecture.tied and prefix == "norm"):
             return e
         return layer_norm(e, parameters[f"{prefix}_scale"][block], parameters[f"{prefix}_offset"][block])
 
-    def clipped(e: States) -> States:
+    def clipped(e: Tensor) -> Tensor:
         return e if architecture.activation_clip is None else e.clamp(-architecture.activation_clip, architecture.activation_clip)
 
+    def after(e: Tensor, update: Tensor, block: int, layer: int) -> Tensor:
+        e = clipped(e + update)
+        if architecture.mlp:
+            n = normed(e, "mlp_norm", block, layer)
+            e = clipped(e + perceptron(n, parameters["mlp_in"][block], parameters["mlp_out"][block]))
+        return e
+
     e = enter(parameters, tokens, architecture)
-    course = [e]
+    context, query = e[:, :-1].detach() if query_only else e[:, :-1], e[:, -1:]
+    yield context, query
     a, b = products(parameters["attention"])  # block head width width
     for layer in range(architecture.layers):
         block = 0 if architecture.tied else layer
         softmax = architecture.attention == "softmax" or (architecture.attention == "softmax_first" and layer == 0)
-        n = normed(e, "norm", block, layer)
-        queries, context, values = n, n[:, :-1], b[block]
-        if to_read and layer == architecture.layers - 1:
-            e, queries = e[:, -1:], n[:, -1:]
-            if not architecture.mlp:
-                e, values = e[-1:], values[..., -1:]
-        e = clipped(e + attend(a[block], values, softmax, queries, context))
-        if architecture.mlp:
-            n = normed(e, "mlp_norm", block, layer)
-            e = clipped(e + perceptron(n, parameters["mlp_in"][block], parameters["mlp_out"][block]))
-        course.append(e)
-    return course
+        keys, asked, values = normed(context, "norm", block, layer), normed(query, "norm", block, layer), b[block]
+        if layer == architecture.layers - 1 and not architecture.mlp:  # all that will be read is the last entry
+            query, values = query[-1:], values[..., -1:]
+        query = after(query, attend(a[block], values, softmax, asked, keys), block, layer)
+        if layer < architecture.layers - 1:
+            context = after(context, attend(a[block], b[block], softmax, keys, keys), block, layer)
+        yield context, query
 
 
-def predict(vector: Vector, tokens: Tokens, architecture: Architecture) -> Float[Tensor, " task"]:
-    """The network's answer to each task's query: -1 times the last entry of its last token."""
-    return -states(unpack(vector, architecture), tokens, architecture, to_read=True)[-1][-1, -1]
+def predict(vector: Vector, tokens: Tokens, architecture: Architecture, query_only: bool = False) -> Float[Tensor, " task"]:
+    """The network's answer to each task's query: -1 times the last entry of its last token. `query_only` as in `states`."""
+    *_, (_, query) = states(unpack(vector, architecture), tokens, architecture, query_only)
+    return -query[-1, 0]
 
 
 def written_model(
@@ -308,10 +314,14 @@ def written_model(
 
     For linear attention on the task's own tokens the prediction is linear in the query, and the derivative is the model itself.
     """
-    tokens = tokens.detach().clone().requires_grad_()
-    prediction = predict(vector.detach(), tokens, architecture)
-    (gradient,) = torch.autograd.grad(prediction.sum(), tokens)
-    return prediction.detach(), gradient[:-1, -1]
+    predictions, models = [], []
+    for part in tokens.detach().split(TASKS_AT_ONCE, dim=-1):
+        query = part[:, -1:].clone().requires_grad_()
+        prediction = predict(vector.detach(), torch.cat([part[:, :-1], query], dim=1), architecture, query_only=True)
+        (gradient,) = torch.autograd.grad(prediction.sum(), query)
+        predictions.append(prediction.detach())
+        models.append(gradient[:-1, 0])
+    return torch.cat(predictions), torch.cat(models, dim=1)
 
 
 def apply_repeatedly(layer: Layer, tokens: Tokens, damping: float, iterations: int) -> Float[Tensor, "iteration task"]:
@@ -322,14 +332,13 @@ def apply_repeatedly(layer: Layer, tokens: Tokens, damping: float, iterations: i
     """
     a, b = products(layer)
     tokens = tokens.clone()
-    context = tokens[:, :-1]
-    keys = torch.einsum("fg,fnt->gnt", a[:-1], tokens[:-1])  # x_j A: the inputs never change
-    values_of_inputs = torch.einsum("f,fnt->nt", b[:-1, -1], context[:-1])
-    predictions = [-tokens[-1, -1]]
+    context, label = tokens[:, :-1], tokens[-1]
+    asked = linear(a[:-1], tokens[:-1])  # x_j A: the inputs never change
+    values_of_inputs = linear(b[:-1, -1:], context[:-1])[0]
+    predictions = [-label[-1].clone()]
     for _ in range(iterations):
-        values = values_of_inputs + b[-1, -1] * context[-1]  # e_i B, its last entry
-        summed = torch.einsum("fnt,nt->ft", context, values)
-        scores = (keys * summed[:, None]).sum(0) + tokens[-1] * (a[-1] @ summed)
-        tokens[-1] += damping * scores
-        predictions.append(-tokens[-1, -1].clone())
+        values = values_of_inputs + b[-1, -1] * context[-1]  # (e_i B)_y: context task
+        summed = (context * values).sum(1)  # G b: feature task
+        label += damping * ((asked * summed[:, None]).sum(0) + label * (a[-1] @ summed))
+        predictions.append(-label[-1].clone())
     return torch.stack(predictions)

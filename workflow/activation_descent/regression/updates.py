@@ -1,17 +1,32 @@
-"""Updating the data instead of the weights (von Oswald et al. 2022, section 2: "gradient descent as a transformation of data").
+"""Data update = weight update (von Oswald et al. 2022, section 2), and the models for which it ends.
 
-For a linear model and squared loss a gradient step W <- W + dW changes the loss exactly as y_i <- y_i - dW x_i does, so that
-in-context learning may leave the weights alone and move targets: after t steps a query whose target started at -W_0 x_q stands at
--W_t x_q. For any model f with weights theta the same loop reads
+The paper's identity. For a linear model W x and `L(W; y) = 1/(2N) sum_i |W x_i - y_i|^2`, a gradient step dW changes the loss as if
+the weights had stayed and the targets had moved: `L(W_0 + dW; y) = L(W_0; y - dW x)`. A layer that cannot change weights changes
+data, and a query whose target starts at -W_0 x_q ends at minus the prediction of the trained weights.
 
-    dtheta_t = -eta grad L(theta_0; X, y^t),    y <- y - (f(x; theta_0 + dtheta_t) - f(x; theta_0)) for every x, the query's too:
+Two loops over the same problem, from the same W_0, with the same eta:
 
-one layer can only ever hold theta_0. It equals training exactly when f is linear in theta; with a hidden layer it differs by how far
-the tangent kernel moves, which shrinks as 1 / sqrt(width) (Jacot et al. 2018; Lee et al. 2019).
+    weight update   W_{t+1} = W_t - eta grad_W L(W_t; y)                      predicts f(x_q; W_t)
+    data update     dW_t = -eta grad_W L(W_0; y^t)                            predicts -y_q^t
+                    y^{t+1} = y^t - (f(x; W_0 + dW_t) - f(x; W_0))            for every x_i and for x_q; y_q^0 = -f(x_q; W_0)
+
+For f = W x the bracket is dW_t x, the paper's rule word for word. For any other f it keeps what the paper's rule does: all that is
+learned is in the targets, every step is a gradient step of the one model f(.; W_0), and a target moves by what that step does to the
+model's answer. What must come out:
+
+- the two agree after the first step, whatever f: dW_0 is the weight update, and y_q^1 = -f(x_q; W_0 + dW_0);
+- they agree after every step if f is linear in the weights *that are trained*, as in a network whose output layer alone trains;
+- for small eta the bracket is J dW_t with the Jacobian J at W_0: the data update is gradient descent on the linearised network, and
+  the gap that of a network and its linearisation. In the neural tangent parametrisation it is O(width^-1/2) (Lee et al. 2019,
+  theorem 2.1). For one hidden layer counting says more. Every weight moves by O(width^-1/2); the second-order terms of the answer,
+  each with the random sign of an output weight, add up to width^-1, and so do the third-order ones. Where ReLU has its kink,
+  width^1/2 neurons change side, and their random signs add up to width^-3/4.
+
+Arrays run over tasks along their *first* axis, for batched matrix products. All arithmetic is in float64.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,157 +35,236 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
 
-from activation_descent.regression.tasks import Tasks, linear_tasks
+from activation_descent.regression.alignment import Row
+from activation_descent.regression.training import STUDY
 from activation_descent.seeding import generator
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
-Parameters = dict[str, Tensor]
-Network = Callable[[Parameters, Tensor], Tensor]  # parameters and inputs `[example input]` to outputs `[example]`
+EXPERIMENT = VARIANT = "updates"
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "readout": torch.tanh,
+    "deep_linear": lambda z: z,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+}
+BOTH_LAYERS = ("deep_linear", "tanh", "relu")  # networks that are not linear in the weights that they train
+
+Weights = tuple[Tensor, ...]  # one model for each task
+Points = Float[Tensor, "task point input"]
+Answers = Float[Tensor, "task point output"]
+Function = Callable[[Weights, Points], Answers]
+Rate = Float[Tensor, "task 1 1"]
 
 
 @dataclass(frozen=True)
 class Updates:
-    """What is compared; values in `config/config.yaml`.
+    """On what the two updates are compared; values and sources in `config/config.yaml`.
 
     Attributes:
-        linear_sizes: triples of inputs, outputs and examples for the linear model.
-        input_dim, context_length, widths: of the tasks and hidden layers of the networks.
-        rate: eta as a share of 1 / (largest eigenvalue of the tangent kernel / N at the start), the fastest stable descent being 2.
+        tasks: problems of each model and seed, each with initial weights of its own.
+        steps: of both loops.
+        linear_sizes: (inputs, outputs, examples) of each kind of problem for the linear model.
+        input_dim, context_length: of the networks' problems, which have one output.
+        widths: of the hidden layer, rising.
+        rate: eta in units of 1 / (largest eigenvalue of the tangent kernel / N at W_0). Descent on a linear model is stable below 2.
     """
 
     seeds: int
     tasks: int
     steps: int
-    linear_sizes: Sequence[Sequence[int]]
+    linear_sizes: tuple[tuple[int, int, int], ...]
     input_dim: int
     context_length: int
-    widths: Sequence[int]
+    widths: tuple[int, ...]
     rate: float
 
-
-def linear_gap(
-    x: Float[Tensor, "task example input"],
-    y: Float[Tensor, "task example output"],
-    query: Float[Tensor, "task input"],
-    start: Float[Tensor, "output input"],
-    rate: float,
-    steps: int,
-) -> list[float]:
-    """Largest |prediction of the trained weights + target of the query| over tasks and outputs, after 0, 1, .. steps."""
-    n = x.shape[1]
-    weights = start.expand(len(x), -1, -1)
-    targets, query_target = y, -(query @ start.T)
-    gaps = []
-    for step in range(steps + 1):
-        gaps.append((torch.einsum("toi,ti->to", weights, query) + query_target).abs().max().item())
-        if step == steps:
-            return gaps
-        # L(W) = 1/(2N) sum |W x_i - y_i|^2
-        weights = weights - rate / n * torch.einsum("tno,tni->toi", x @ weights.mT - y, x)
-        change = -rate / n * torch.einsum("tno,tni->toi", x @ start.T - targets, x)
-        targets = targets - x @ change.mT
-        query_target = query_target - torch.einsum("toi,ti->to", change, query)
-    return gaps
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Updates":
+        """From `regression.updates` of the configuration, whose lists become tuples."""
+        sizes = tuple(tuple(size) for size in settings["linear_sizes"])
+        return cls(**{**settings, "linear_sizes": sizes, "widths": tuple(settings["widths"])})
 
 
-def hidden_layer(activation: Callable[[Tensor], Tensor]) -> Network:
-    """`f(x) = v . activation(U x / sqrt(d)) / sqrt(width)` with `U, v ~ N(0, 1)` at the start: the tangent-kernel parametrisation."""
+@dataclass(frozen=True)
+class Problems:
+    """A batch of regression problems: the context's inputs and then the query's, and the context's labels."""
 
-    def network(parameters: Parameters, x: Float[Tensor, "example input"]) -> Float[Tensor, " example"]:
-        hidden = activation(x @ parameters["in"].T / math.sqrt(x.shape[-1]))
-        return hidden @ parameters["out"] / math.sqrt(hidden.shape[-1])
-
-    return network
+    points: Points
+    labels: Float[Tensor, "task context output"]
 
 
-def network_gap(network: Network, start: Parameters, tasks: Tasks, share: float, steps: int) -> list[float]:
-    """Mean |difference of the two predictions| / mean |change of the trained prediction|, after 1, 2, .. steps.
+def draw_problems(rng: np.random.Generator, number: int, input_dim: int, output_dim: int, context_length: int) -> Problems:
+    """`x ~ N(0, I)` and `y = V x` with `V ~ N(0, 1/input_dim)`: labels of variance 1, the unit of all differences here."""
+    points = torch.from_numpy(rng.standard_normal((number, context_length + 1, input_dim)))
+    teacher = torch.from_numpy(rng.standard_normal((number, output_dim, input_dim))) / math.sqrt(input_dim)
+    return Problems(points, points[:, :-1] @ teacher.mT)
+
+
+def linear_model(rng: np.random.Generator, number: int, input_dim: int, output_dim: int) -> tuple[Function, Weights]:
+    """`f(x; W) = W x` and `W_0 ~ N(0, 1/input_dim)`."""
+    start = torch.from_numpy(rng.standard_normal((number, output_dim, input_dim))) / math.sqrt(input_dim)
+    return lambda weights, x: x @ weights[0].mT, (start,)
+
+
+def network(learner: str, rng: np.random.Generator, number: int, input_dim: int, width: int) -> tuple[Function, Weights]:
+    """`f(x; A, b) = b . phi(A x / sqrt(input_dim)) / sqrt(width)`, `A, b ~ N(0, 1)`: the neural tangent parametrisation.
 
     Args:
-        start: theta_0, the same for every task.
-        share: eta in units of 1 / (largest eigenvalue of the tangent kernel / N), each task its own.
+        learner: one of `ACTIVATIONS`. Both layers train, except for "readout", which trains b alone.
     """
-    x, y, query = tasks.inputs.permute(2, 1, 0), tasks.labels.T, tasks.query.T[:, None]  # task example input
-    number, n = y.shape
+    phi = ACTIVATIONS[learner]
+    first = torch.from_numpy(rng.standard_normal((number, width, input_dim)))
+    second = torch.from_numpy(rng.standard_normal((number, 1, width)))
 
-    def loss(parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        return 0.5 * (network(parameters, x) - y).square().mean()
+    def answer(a: Tensor, b: Tensor, x: Points) -> Answers:
+        return phi(x @ a.mT / math.sqrt(input_dim)) @ b.mT / math.sqrt(width)
 
-    def kernel_top(x: Tensor) -> Tensor:
-        jacobian = torch.cat([part.flatten(1) for part in jacrev(network)(start, x).values()], dim=1)  # example parameter
-        return torch.linalg.matrix_norm(jacobian, ord=2).square() / n
+    if learner == "readout":
+        return lambda weights, x: answer(first, weights[0], x), (second,)
+    return lambda weights, x: answer(*weights, x), (first, second)
 
-    rate = share / vmap(kernel_top)(x)  # task
 
-    def moved(parameters: Parameters, gradient: Parameters) -> Parameters:
-        return {
-            name: value - rate.view(-1, *[1] * (gradient[name].ndim - 1)) * gradient[name] for name, value in parameters.items()
-        }
+def stable_rate(f: Function, start: Weights, problems: Problems, relative: float) -> Rate:
+    """eta of each task: `relative` / largest eigenvalue of `J J^T / N`, J = d answers to the context / d weights at W_0."""
+    weights = tuple(w.detach().requires_grad_() for w in start)
+    answers = f(weights, problems.points[:, :-1])
+    tasks, context_length, outputs = answers.shape
+    rows = context_length * outputs
+    each = torch.eye(rows, dtype=answers.dtype).view(rows, 1, context_length, outputs).expand(-1, tasks, -1, -1)
+    jacobian = torch.autograd.grad(answers, weights, each, is_grads_batched=True)
+    kernel = torch.zeros(tasks, rows, rows, dtype=answers.dtype)
+    for part in jacobian:
+        by_task = part.flatten(2).transpose(0, 1)  # task row weight
+        kernel += by_task @ by_task.mT
+    largest = torch.linalg.eigvalsh(kernel / context_length)[:, -1]
+    return (relative / largest).view(-1, 1, 1)
 
-    from_start = vmap(grad(loss), in_dims=(None, 0, 0))
-    from_own = vmap(grad(loss))
-    answer, answer_at_start = vmap(network), vmap(network, in_dims=(None, 0))
-    weights = {name: value.expand(number, *value.shape) for name, value in start.items()}
-    fixed, fixed_query = answer_at_start(start, x), answer_at_start(start, query)
-    targets, query_target = y, -fixed_query
-    gaps = []
+
+def weight_update(
+    f: Function, start: Weights, problems: Problems, rate: Rate, steps: int
+) -> tuple[Float[Tensor, "step task output"], Float[Tensor, " step"]]:
+    """Gradient descent on the weights: `f(x_q; W_t)` and the mean of L over tasks, both for t = 0, 1, .. `steps`."""
+    weights, context_length = start, problems.labels.shape[1]
+    predictions, losses = [], []
+    for _ in range(steps + 1):
+        weights = tuple(w.detach().requires_grad_() for w in weights)
+        answers = f(weights, problems.points)
+        context, residual = answers[:, :-1], answers.detach()[:, :-1] - problems.labels
+        predictions.append(answers.detach()[:, -1])
+        losses.append(0.5 * residual.square().sum(2).mean())
+        gradients = torch.autograd.grad(context, weights, residual / context_length)
+        weights = tuple(w - rate * g for w, g in zip(weights, gradients, strict=True))
+    return torch.stack(predictions), torch.stack(losses)
+
+
+def data_update(
+    f: Function,
+    start: Weights,
+    problems: Problems,
+    rate: Rate,
+    steps: int,
+    query_start: Float[Tensor, "task output"] | None = None,
+) -> Float[Tensor, "step task output"]:
+    """The same steps on the targets, with the weights left alone: y_q^t for t = 0, 1, .. `steps`.
+
+    Args:
+        query_start: y_q^0 if not -f(x_q; W_0).
+    """
+    weights, context_length = tuple(w.detach().requires_grad_() for w in start), problems.labels.shape[1]
+    answers = f(weights, problems.points)
+    context, before = answers[:, :-1], answers.detach()
+    targets = torch.cat([problems.labels, (-before[:, -1] if query_start is None else query_start)[:, None]], dim=1)
+    history = [targets[:, -1]]
     for _ in range(steps):
-        weights = moved(weights, from_own(weights, x, y))
-        shifted = moved(start, from_start(start, x, targets))
-        targets = targets - (answer(shifted, x) - fixed)
-        query_target = query_target - (answer(shifted, query) - fixed_query)
-        trained = answer(weights, query)
-        gaps.append(((trained + query_target).abs().mean() / (trained - fixed_query).abs().mean()).item())
-    return gaps
+        residual = (before - targets)[:, :-1]
+        gradients = torch.autograd.grad(context, weights, residual / context_length, retain_graph=True)
+        with torch.no_grad():
+            after = f(tuple(w - rate * g for w, g in zip(weights, gradients, strict=True)), problems.points)
+        targets = targets - (after - before)
+        history.append(targets[:, -1])
+    return torch.stack(history)
 
 
-def update_records(updates: Updates, root: int) -> Iterator[dict[str, Any]]:
-    """Gaps of the linear model at each size and of the networks at each width, by step and seed."""
-    base = {"study": "regression", "experiment": "updates", "variant": "updates"}
+def update_records(updates: Updates, root: int) -> Iterator[Row]:
+    """Differences of the two updates by model, size, step and seed.
+
+    With the differences over tasks and outputs at step t = 1, 2, ..: update_gap = mean |-y_q^t - f(x_q; W_t)| / mean
+    |f(x_q; W_t) - f(x_q; W_0)|; update_difference = max |-y_q^t - f(x_q; W_t)|, in standard deviations of a label. A network's gap
+    depends on how large labels are: fitting larger ones moves its weights further. Here they are about as large as its answers at W_0.
+    update_loss_ratio = L(W_t) / L(W_0). "unshifted" is a negative control: the linear model with a query whose target starts at 0 and
+    not at -W_0 x_q.
+    """
     for seed in range(updates.seeds):
+        base = {"study": STUDY, "experiment": EXPERIMENT, "variant": VARIANT, "seed": seed}
+
+        def stream(purpose: str, step: int = 0, seed: int = seed) -> np.random.Generator:
+            return generator(root, STUDY, EXPERIMENT, VARIANT, purpose, seed, step)
+
         for d, outputs, n in updates.linear_sizes:
-            rng = generator(root, "regression", "updates", f"linear-{d}-{outputs}-{n}", "evaluate", seed)
-            x, query = (
-                torch.from_numpy(rng.standard_normal((updates.tasks, n, d))),
-                torch.from_numpy(rng.standard_normal((updates.tasks, d))),
-            )
-            y = torch.from_numpy(rng.standard_normal((updates.tasks, n, outputs)))
-            start = torch.from_numpy(rng.standard_normal((outputs, d)))
-            rate = updates.rate / (torch.linalg.matrix_norm(x, ord=2).square().max().item() / n)
-            row = base | {"seed": seed, "learner": "linear", "input_dim": d, "context_length": n, "width": outputs}
-            for step, gap in enumerate(linear_gap(x, y, query, start, rate, updates.steps)):
-                yield row | {"step": step, "metric": "linear_update_difference", "value": gap}
-        rng = generator(root, "regression", "updates", "networks", "evaluate", seed)
-        unit_variance = math.sqrt(3)  # of U(-h, h)
-        tasks = linear_tasks(rng, updates.tasks, updates.input_dim, updates.context_length, unit_variance, dtype=np.float64)
-        for name, activation in ACTIVATIONS.items():
+            size = f"{d} {outputs} {n}"
+            problems = draw_problems(stream(f"evaluate {size}"), updates.tasks, d, outputs, n)
+            f, start = linear_model(stream(f"initialise {size}"), updates.tasks, d, outputs)
+            row = base | {"input_dim": d, "output_dim": outputs, "context_length": n, "width": 0}
+            rate = stable_rate(f, start, problems, updates.rate)
+            trained, losses = weight_update(f, start, problems, rate, updates.steps)
+            yield from _rows(row | {"learner": "linear"}, trained, losses, data_update(f, start, problems, rate, updates.steps))
+            unshifted = data_update(f, start, problems, rate, updates.steps, query_start=torch.zeros_like(trained[0]))
+            yield from _rows(row | {"learner": "unshifted"}, trained, losses, unshifted)
+
+        d, n = updates.input_dim, updates.context_length
+        problems = draw_problems(stream(f"evaluate {d} 1 {n}"), updates.tasks, d, 1, n)
+        for learner in ACTIVATIONS:
             for width in updates.widths:
-                rng = generator(root, "regression", "updates", f"{name}-{width}", "initialise", seed)
-                start = {
-                    "in": torch.from_numpy(rng.standard_normal((width, updates.input_dim))),
-                    "out": torch.from_numpy(rng.standard_normal(width)),
-                }
-                row = base | {"seed": seed, "learner": name, "input_dim": updates.input_dim}
-                row |= {"context_length": updates.context_length, "width": width}
-                gaps = network_gap(hidden_layer(activation), start, tasks, updates.rate, updates.steps)
-                for step, gap in enumerate(gaps, start=1):
-                    yield row | {"step": step, "metric": "update_gap", "value": gap}
+                f, start = network(learner, stream("initialise", width), updates.tasks, d, width)
+                row = base | {"input_dim": d, "output_dim": 1, "context_length": n, "width": width, "learner": learner}
+                rate = stable_rate(f, start, problems, updates.rate)
+                trained, losses = weight_update(f, start, problems, rate, updates.steps)
+                yield from _rows(row, trained, losses, data_update(f, start, problems, rate, updates.steps))
+
+
+def _rows(
+    row: Row,
+    trained: Float[Tensor, "step task output"],
+    losses: Float[Tensor, " step"],
+    targets: Float[Tensor, "step task output"],
+) -> Iterator[Row]:
+    for step in range(1, len(trained)):
+        difference, change = (targets[step] + trained[step]).abs(), (trained[step] - trained[0]).abs()
+        here = row | {"step": step}
+        yield here | {"metric": "update_gap", "value": (difference.mean() / change.mean()).item()}
+        yield here | {"metric": "update_difference", "value": difference.max().item()}
+        yield here | {"metric": "update_loss_ratio", "value": (losses[step] / losses[0]).item()}
 
 
 def update_statistics(records: pd.DataFrame) -> dict[str, np.ndarray]:
-    """One value for each seed: the linear model's largest difference, and of each network the gap after the last step at the smallest
-    and the largest width, and the slope of its logarithm against that of the width."""
-    linear = records[records["metric"] == "linear_update_difference"]
-    numbers = {"linear_update_gap": linear.groupby("seed")["value"].max().to_numpy()}
-    gaps = records[(records["metric"] == "update_gap") & (records["step"] == records["step"].max())]
-    for name in ACTIVATIONS:
-        wide = gaps[gaps["learner"] == name].pivot_table(index="seed", columns="width", values="value")
-        slopes = np.polyfit(np.log(wide.columns.to_numpy(dtype=float)), np.log(wide.to_numpy().T), 1)[0]
-        numbers |= {
-            f"{name}_update_gap": wide.iloc[:, 0].to_numpy(),
-            f"{name}_wide_update_gap": wide.iloc[:, -1].to_numpy(),
-            f"{name}_update_gap_slope": slopes,
-        }
-    return numbers
+    """One number for each seed, from the table of `update_records`.
+
+    Gaps of networks are those after the last step; the slope is that of a least-squares line through log gap against log width.
+
+    Raises:
+        ValueError: if the table has fewer than two widths, through which no line goes.
+    """
+    end = records[records["step"] == records["step"].max()]
+    differences, ratios = records[records["metric"] == "update_difference"], end[end["metric"] == "update_loss_ratio"]
+
+    def largest(rows: pd.DataFrame) -> np.ndarray:
+        return rows.groupby("seed")["value"].max().to_numpy()
+
+    statistics = {
+        "linear_update_gap": largest(differences[differences["learner"] == "linear"]),
+        "readout_update_gap": largest(differences[differences["learner"] == "readout"]),
+        "unshifted_update_gap": largest(differences[differences["learner"] == "unshifted"]),
+        "first_step_update_gap": largest(differences[(differences["step"] == 1) & (differences["learner"] != "unshifted")]),
+        "largest_update_loss_ratio": largest(ratios),
+    }
+    slopes, wide = [], []
+    for learner in BOTH_LAYERS:
+        gaps = end[(end["metric"] == "update_gap") & (end["learner"] == learner)].pivot(
+            index="seed", columns="width", values="value"
+        )
+        if gaps.shape[1] < 2:
+            raise ValueError("the slope against the width needs networks of two widths or more")
+        statistics[f"{learner}_update_gap"] = gaps.iloc[:, 0].to_numpy()
+        wide.append(gaps.iloc[:, -1].to_numpy())
+        slopes.append(np.polyfit(np.log(gaps.columns.to_numpy(float)), np.log(gaps.to_numpy().T), 1)[0])
+    return statistics | {"wide_update_gap": np.max(wide, axis=0), "update_gap_slope": np.max(slopes, axis=0)}

@@ -3,58 +3,89 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from activation_descent.plotting import SERIES
-from activation_descent.regression.figures.curves import FOOTER, curve, panels
+from activation_descent.regression.figures.curves import curve, panels
+from activation_descent.regression.updates import BOTH_LAYERS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Colour, dash, marker, name
+MODELS = {
+    "relu": ("#D55E00", (1, 1), "s", "ReLU network"),
+    "tanh": ("#0072B2", (4, 1.5), "^", "tanh network"),
+    "deep_linear": ("#009E73", (6, 2, 1, 2), "D", "two linear layers"),
+    "linear": ("#000000", (), "o", "linear model"),
+    "readout": ("#CC79A7", (2, 2), "o", "tanh network, only output layer trained"),
+}
+GAP = "gap = mean |difference| / mean |learned change|"
+FLOOR = 1e-17  # where an exact zero is drawn
 
 
 def draw(tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evaluation: Mapping[str, Any], _: Any) -> "Figure":
-    """The linear model's difference, the networks' gap by step, and by width after the last step."""
+    """Gap of the two updates by model, step and width, from the table of `updates.update_records`."""
     records = tables["updates"]
-    seeds = records["seed"].nunique()
+    gaps = records[records["metric"] == "update_gap"]
+    steps, widths = int(gaps["step"].max()), sorted(set(gaps["width"]) - {0})
     figure, axes = panels(
-        "Gradient steps on the targets of fixed weights against gradient steps on the weights: prediction for the query",
+        "Gradient steps on the targets of fixed weights, or on the weights: do both predict the same for the query?",
         1,
         3,
-        (12.8, 4),
-        FOOTER.format(seeds=seeds),
+        (13.5, 4.4),
+        f"Thin lines: {gaps['seed'].nunique()} seeds. Bands: 95 % bootstrap interval of their mean (narrower than the line where "
+        "not seen).\nBoth updates see the same tasks, initial weights and rate; their first step is the same for every model. "
+        "Grey lines in (c) show slopes; their height means nothing.",
     )
-    linear = records[records["metric"] == "linear_update_difference"]
-    sizes = linear.groupby(["input_dim", "width", "context_length"])
-    for ((d, outputs, n), rows), (colour, dashes) in zip(sizes, SERIES, strict=False):
-        shown = rows.assign(value=rows["value"].clip(lower=1e-17))
-        curve(axes[0, 0], shown, "step", f"d = {d}, {outputs} outputs, N = {n}", colour, dashes)
-    axes[0, 0].axhline(1e-6, color="0.4", linewidth=0.8, linestyle=":", label="limit of the claim")
-    axes[0, 0].set(
-        title="(a) Linear model",
-        xlabel="step",
-        ylabel="largest |difference|, labels have variance 1",
-        yscale="log",
-        ylim=(1e-17, 1e-4),
-    )
-    gaps = records[records["metric"] == "update_gap"]
-    widths = sorted(gaps["width"].unique())
-    series = iter(SERIES)
-    for name, table in gaps.groupby("learner"):
-        for width in (widths[0], widths[-1]):
-            colour, dashes = next(series)
-            curve(axes[0, 1], table[table["width"] == width], "step", f"{name}, width {width}", colour, dashes)
-    label = "mean |difference| / mean |change by training|"
-    axes[0, 1].set(title="(b) One hidden layer, by step", xlabel="step", ylabel=label, yscale="log")
-    last = gaps[gaps["step"] == gaps["step"].max()]
-    for (name, table), (colour, dashes) in zip(last.groupby("learner"), SERIES, strict=False):
-        curve(axes[0, 2], table, "width", name, colour, dashes, marker="o")
-    axes[0, 2].set(
-        title=f"(c) One hidden layer, after {gaps['step'].max()} steps",
-        xlabel="hidden units",
-        ylabel=label,
-        xscale="log",
-        yscale="log",
-    )
-    for panel in axes[0]:
-        panel.legend(title=None)
+    _model_panel(axes[0, 0], gaps, widths[0])
+    _step_panel(axes[0, 1], gaps[gaps["learner"] == "tanh"], widths)
+    _width_panel(axes[0, 2], gaps[gaps["step"] == steps], widths, steps)
     return figure
+
+
+def _model_panel(axes: "Axes", gaps: pd.DataFrame, width: int) -> None:
+    for learner, (colour, dashes, _, label) in MODELS.items():
+        rows = gaps[(gaps["learner"] == learner) & gaps["width"].isin([0, width])]
+        mean = rows.groupby(["seed", "step"], as_index=False)["value"].mean()  # over the linear model's sizes
+        curve(axes, mean.assign(value=mean["value"].clip(lower=FLOOR)), "step", label, colour, dashes)
+    axes.set(
+        title=f"(a) Every model, {width} hidden units where it has them",
+        xlabel="gradient steps",
+        ylabel=GAP,
+        yscale="log",
+        ylim=(FLOOR, 3),
+    )
+    axes.text(gaps["step"].max(), 3e-14, "rounding of float64", ha="right", va="bottom", fontsize="small", color="0.3")
+    axes.legend(title=None, loc="center right")
+
+
+def _step_panel(axes: "Axes", gaps: pd.DataFrame, widths: list[int]) -> None:
+    for width, (colour, dashes) in zip(widths, SERIES, strict=False):
+        curve(axes, gaps[gaps["width"] == width], "step", f"{width:,} hidden units", colour, dashes)
+    axes.set(title="(b) tanh network, both layers trained", xlabel="gradient steps", ylabel=GAP)
+    axes.set_ylim(bottom=0)
+    axes.legend(title=None)
+
+
+def _width_panel(axes: "Axes", gaps: pd.DataFrame, widths: list[int], steps: int) -> None:
+    for learner in BOTH_LAYERS[::-1]:
+        colour, dashes, marker, label = MODELS[learner]
+        rows = gaps[gaps["learner"] == learner]
+        wide = rows.pivot(index="width", columns="seed", values="value")
+        slopes = np.polyfit(np.log(wide.index.to_numpy(float)), np.log(wide.to_numpy()), 1)[0]
+        curve(axes, rows, "width", f"{label}, slope {slopes.mean():.2f}".replace("-", "−"), colour, dashes, marker)
+    ends = np.array([widths[0], widths[-1]])
+    shown = gaps[gaps["learner"].isin(BOTH_LAYERS)]["value"]
+    bound = 2 * shown.max() * (ends / ends[0]) ** -0.5
+    counted = 0.5 * shown.min() * (ends / ends[1]) ** -1.0
+    axes.plot(ends, bound, color="0.5", linewidth=0.8)
+    axes.plot(ends, counted, color="0.5", linewidth=0.8)
+    axes.text(1.3 * ends[0], bound[0], "falls as width$^{-1/2}$ (the bound)", va="bottom", fontsize="small", color="0.3")
+    axes.text(ends[1] / 1.5, counted[1], "falls as width$^{-1}$", ha="right", va="bottom", fontsize="small", color="0.3")
+    axes.set(title=f"(c) After {steps} steps, both layers trained", xlabel="hidden units", ylabel=GAP, xscale="log", yscale="log")
+    axes.set_xticks(widths, [f"{width:,}" for width in widths])
+    axes.minorticks_off()
+    axes.legend(title=None, loc="lower left", bbox_to_anchor=(0.0, 0.03))
