@@ -18,6 +18,7 @@ TEN = replace(SETTINGS, input_dim=10, context_length=10, seeds=3, snapshot_every
 EVALUATION = alignment.Evaluation(
     tasks=2000,
     sweep_tasks=200,
+    probe_tasks=2000,
     tuning_tasks=10000,
     tail_share=0.5,
     context_lengths=(5, 10, 20),
@@ -239,24 +240,35 @@ def test_cancellation_by_hand():
     assert half == pytest.approx(0.75 / 0.5)  # mean of 1 and .5, over .5
 
 
-def test_copying_is_seen():
-    """A first layer that adds its successor to every token has a sensitivity of sqrt(width) to itself and to the next."""
-    settings = replace(TEN, layers=2, tied=False, attention="linear", tokens="classic_slot", position_size=22, seeds=1)
+def test_sensitivities_by_the_whole_jacobian():
+    """The derivative of every token's output by every token, averaged over tasks, then norms: one layer in loops."""
+    settings = replace(
+        SETTINGS, seeds=1, input_dim=2, context_length=3, layers=2, tied=False, tokens="classic_slot", position_size=4
+    )
     architecture = settings.architecture
-    width, tokens = architecture.width, 21
-    code = transformer.position_code(tokens, 22)
-    vector = torch.zeros(sum(math.prod(shape) for shape in transformer.shapes(architecture).values()), dtype=torch.float64)
-    attention = transformer.unpack(vector, architecture)["attention"]
-    # With p_k the codes, A solves p_j A p_i = [i = j + 1] for all pairs: a least-squares fit that is exact for 22 entries and 21 tokens
-    inverse = torch.linalg.pinv(code)  # code^+ : entry token
-    shift = torch.diag(torch.ones(tokens - 1, dtype=torch.float64), 1)
-    attention[0, 0, 0, :22, :22] = inverse @ shift @ inverse.T
-    for matrix in (1, 2, 3):
-        attention[0, 0, matrix] = torch.eye(width)
+    generator = torch.Generator().manual_seed(0)
+    length = sum(math.prod(shape) for shape in transformer.shapes(architecture).values())
+    vector = 0.3 * torch.randn(length, dtype=torch.float64, generator=generator)
+    query, key, value, projection = transformer.unpack(vector, architecture)["attention"][0, 0]
+    tasks = alignment.evaluation_tasks(settings, 0, "v", "evaluate", 5)
+    entered = transformer.enter({}, tasks.tokens, architecture)  # width position task
+
+    def output(e):  # position width
+        rows = []
+        for j in range(len(e)):
+            scores = [(e[j] @ query) @ (e[i] @ key) for i in range(len(e) - 1)]
+            rows.append(e[j] + sum(score * (e[i] @ value) for i, score in enumerate(scores)) @ projection)
+        return torch.stack(rows).sum(1)
+
+    jacobians = [torch.autograd.functional.jacobian(output, entered[..., task].T) for task in range(5)]
+    norms = torch.stack(jacobians).mean(0).norm(dim=2).numpy()  # of token, by token
+    positions = range(len(norms) - 2)
     trained = training.Trained([0], vector[None, None], torch.full((1, 1), 0.2, dtype=torch.float64))
-    rows = {row["metric"]: row["value"] for row in probes.copying_records(settings, 50, 0, "v", trained)}
-    assert rows["other_token_sensitivity"] < rows["next_token_sensitivity"]
-    assert rows["next_token_sensitivity"] == pytest.approx(math.sqrt(width), rel=0.3)
+    found = {row["metric"]: row["value"] for row in probes.copying_records(settings, 5 * probes.COPYING_SHARE, 0, "v", trained)}
+    assert found["own_token_sensitivity"] == pytest.approx(np.mean([norms[k, k] for k in positions]))
+    assert found["next_token_sensitivity"] == pytest.approx(np.mean([norms[k, k + 1] for k in positions]))
+    others = [np.delete(norms[k], [k, k + 1]).mean() for k in positions]
+    assert found["other_token_sensitivity"] == pytest.approx(np.mean(others))
 
 
 def test_size_statistics_by_hand():

@@ -35,6 +35,7 @@ class Evaluation:
 
     tasks: int
     sweep_tasks: int
+    probe_tasks: int
     tuning_tasks: int
     tail_share: float
     context_lengths: tuple[int, ...]

@@ -27,10 +27,12 @@ from activation_descent.regression.training import STUDY, Trained, Training
 from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, enter, products, unpack
 from activation_descent.seeding import generator
 
+COPYING_SHARE = 20  # one in so many evaluation tasks: a derivative by every token costs as much more
+
 
 def conditions(training: Training, evaluation: Evaluation, root: int, variant: str) -> Iterator[tuple[str, float, Tasks]]:
     """Tasks that differ from training in one thing each: the thing's name, its level, the tasks."""
-    number = evaluation.tasks
+    number = -(-evaluation.probe_tasks // training.layers)
     for level in evaluation.context_lengths:
         yield "context_length", level, evaluation_tasks(training, root, variant, "evaluate", number, context_length=level)
     for level in evaluation.input_scales:
@@ -151,7 +153,7 @@ def copying_records(training: Training, number: int, root: int, variant: str, tr
     *before* the norm is taken (`analyse_copy`): own |.|_k, next |.|_{k+1}, and the mean norm over the others. The authors count the
     next token among the others; here it is not.
     """
-    tasks = evaluation_tasks(training, root, variant, "evaluate", number)
+    tasks = evaluation_tasks(training, root, variant, "evaluate", -(-number // COPYING_SHARE))
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant, "learner": "transformer", "reference": "none"}
     for seed, snapshots in enumerate(trained.snapshots.double()):
         for step, vector in zip(trained.steps, snapshots, strict=True):
