@@ -42,7 +42,7 @@ def test_an_edit_to_what_is_used_changes_the_digest(package, module):
     ("module", "text"),
     [
         ("regression/tasks.py", "\n# a comment\n\n"),
-        ("regression/figures.py", "\nEDITED = 1\n"),  # a room that the script does not use
+        ("regression/figures/one_layer.py", "\nEDITED = 1\n"),  # a room that the script does not use
         ("claims.py", "\nEDITED = 1\n"),
         ("regression/learners.py", ""),  # a touch
     ],

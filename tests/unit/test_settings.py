@@ -85,6 +85,18 @@ def test_what_no_file_sets_came_from_the_command_line():
     [
         ("regression.variants.one_layer.snapshot_every", 9000, r"one_layer\.snapshot_every: 9000 exceeds steps 5000"),
         ("regression.variants.fixed_128.dataset_size", 200, r"fixed_128\.dataset_size: 200 is not a multiple of batch_size 128"),
+        ("regression.variants.one_layer.best_of", 3, r"one_layer\.best_of: 3 starts are fewer than the 5 seeds that are kept"),
+        (
+            "regression.figures.sine.variants",
+            ["sine_descent", "sine_layer"],
+            r"figures\.sine: a figure of kind sine shows a variant with a trained layer and one with a frozen_rate after it",
+        ),
+        ("regression.variants.sine_layer.shared_draw", True, r"figures\.sine: the two variants .* need the same shared_draw"),
+        (
+            "regression.figures.sine.variants",
+            ["one_layer", "sine_descent"],
+            r"figures\.sine: .* need the same tasks, of sine tasks",
+        ),
         ("regression.variants.one_layer.amplitude", [2.0, 1.0], r"one_layer\.amplitude: the lower end 2 exceeds the upper 1"),
         ("regression.variants.one_layer.tasks", "sine", r"one_layer\.input_dim: sine tasks have 1 input, not 10"),
         ("regression.variants.one_layer.tokens", "classic", r"one_layer\.position_size: 0 with classic tokens"),

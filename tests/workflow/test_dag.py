@@ -22,19 +22,20 @@ def planned(output):
 
 
 @pytest.mark.parametrize(
-    ("scale", "variants", "probed", "rolled_out", "figures"),
-    [("config", 27, 11, 2, 18), ("smoke", 11, 3, 1, 13), ("paper", 31, 11, 2, 18)],
+    ("scale", "variants", "probed", "rolled_out", "figures", "waves"),
+    [("config", 31, 11, 2, 20, 2), ("smoke", 13, 3, 1, 14, 1), ("paper", 35, 11, 2, 20, 2)],
 )
-def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled_out, figures):
+def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled_out, figures, waves):
     overlay = [] if scale == "config" else ["--configfile", f"config/{scale}.yaml"]
     assert planned(project.snakemake("--dry-run", "--cores", "2", *overlay)) == {
         "all": 1,
         "train_regression": variants,
         "train_regression_learners": 1,
-        "compare_regression": variants,
+        "compare_regression": variants - 2 * waves,
         "probe_regression": probed,
         "probe_regression_rollout": rolled_out,
         "compare_regression_ladder": 1,
+        "compare_regression_sine": waves,
         "compare_regression_updates": 1,
         "compare_regression_sizes": 1,
         "plot_regression": figures,
@@ -55,7 +56,7 @@ def test_conda_would_build_the_environment(project):
         "--dry-run", "--cores", "2", "--sdm", "conda", PATH=f"{conda.parent}{os.pathsep}{os.environ['PATH']}"
     )
     assert re.search(r"Conda environment .*envs/activation-descent\.yaml will be created", output)
-    assert planned(output)["train_regression"] == 27
+    assert planned(output)["train_regression"] == 31
 
 
 def dry(smoke, *overlay, **environment):
@@ -68,7 +69,7 @@ def test_a_second_run_does_nothing(smoke):
 
 
 def test_more_seeds_for_one_variant_rerun_what_depends_on_it(smoke):
-    smoke.write("more.yaml", "regression: {variants: {softmax_2: {seeds: 3}}}\n")
+    smoke.write("more.yaml", "regression: {variants: {softmax_1: {seeds: 3}}}\n")
     assert dry(smoke, "more.yaml") == {
         "all": 1,
         "train_regression": 1,

@@ -18,15 +18,15 @@ from activation_descent.errors import RecordsError
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
 EXTRA_COLUMNS = {
-    "learner": "who predicts: transformer, untrained, interpolated, optimum (closed form) or a learner of the ladder",
+    "learner": "who predicts: transformer, untrained, interpolated, optimum (closed form), label (nobody) or a learner of the ladder",
     "reference": "the learner that a transformer is compared with, or none",
     "layers": "K, layers of a network or steps of a learner",
     "layer": "one of them, from 1",
     "context_length": "N, examples in the context",
     "input_dim": "d, entries of an input",
     "output_dim": "entries of a label",
-    "condition": "what differs from training: context_length, input_scale, weight_scale, distribution_scale or noisy_labels",
-    "level": "how much: N, factors on the training range of inputs and weights, Frobenius norm of the inputs, labels replaced",
+    "condition": "what differs from training: context_length, input_scale, weight_scale, distribution_scale, noisy_labels; or an example",
+    "level": "how much: N, factors on the training range of inputs and weights, Frobenius norm of the inputs, labels replaced; a query",
     "damping": "lambda, the factor on each update of a roll-out",
     "iteration": "how often the layer, or the gradient step, was applied",
     "width": "hidden units of a network, 0 for none",
@@ -53,6 +53,9 @@ METRICS = {
     "model_cosine": Metric("1", "mean cosine of the network's model and the reference's, d prediction / d query"),
     "model_difference": Metric("L2 norm", "mean distance of the network's model from the reference's"),
     "prediction_difference": Metric("label", "mean absolute difference of the network's prediction and the reference's"),
+    "slope_correlation": Metric("1", "cosine over tasks of the slopes d prediction / d x_q of a network and the reference"),
+    "function_before": Metric("label", "prediction of an example task at the query x = level, before the first layer"),
+    "function_after": Metric("label", "prediction of an example task at the query x = level; of learner label: the context"),
     "own_token_sensitivity": Metric("1", "norm of the mean derivative of the first layer's output at a token by that token"),
     "next_token_sensitivity": Metric("1", "norm of the mean derivative of the first layer's output at a token by the next token"),
     "other_token_sensitivity": Metric("1", "norm of the mean derivative of the first layer's output at a token by another token"),
@@ -78,6 +81,13 @@ METRICS = {
         "1", f"root mean square of the off-diagonal of eta_h W_KQ^h, mean over heads / that of their sum; {_TAIL}"
     ),
     "copying": Metric("1", f"next_token_sensitivity - other_token_sensitivity; {_TAIL}"),
+    "sine_loss_gap": Metric(
+        "1",
+        f"(loss of MLP and trained layer - loss of MLP and gradient step) / (loss of a zero prediction - the latter); {_TAIL}",
+    ),
+    "sine_cosine_margin": Metric(
+        "1", f"model_cosine of MLP and trained layer with MLP and gradient step, minus that of two of the latter; {_TAIL}"
+    ),
     "interpolation_excess": Metric(
         _LOSS, f"loss halfway between trained and constructed weights, minus the trained network's loss; {_TAIL}"
     ),
@@ -151,6 +161,11 @@ METRICS = {
     "untrained_prediction_difference": Metric("label", "negative control: prediction_difference before training"),
     "other_task_cosine": Metric("1", "negative control: cosine of the network's model and gradient descent's on another task"),
     "least_squares_cosine": Metric("1", "another algorithm: cosine of the network's model and the least-squares model"),
+    "untrained_sine_loss_gap": Metric("1", "negative control: sine_loss_gap of the network before training"),
+    "other_task_sine_cosine": Metric(
+        "1", "negative control: model_cosine of MLP and trained layer with MLP and gradient step on another task"
+    ),
+    "sine_construction_difference": Metric("label", "positive control: largest |network with a gradient step - step by hand|"),
     "untrained_problem_size_gap": Metric("1", "negative control: problem_size_gap of the layers before training"),
     "tuned_rate_ratio": Metric("1", "rate that is best on the tuning tasks / closed-form optimal rate"),
     "gradient_descent_loss_ratio": Metric("1", "loss of K gradient steps on the evaluation tasks / population loss"),

@@ -21,6 +21,7 @@ FIGURE_VARIANTS = {
     "fixed_data": (1, math.inf),
     "seed_spread": (1, math.inf),
     "linear_maps": (1, math.inf),
+    "sine": (2, 2),
     "updates": (0, 0),
 }
 
@@ -138,6 +139,8 @@ def _faults(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "snapshot_every",
             f"{settings['snapshot_every']} exceeds steps {settings['steps']}, so the end of training would be the only snapshot",
         )
+    if settings["best_of"] is not None and settings["best_of"] < settings["seeds"]:
+        yield "best_of", f"{settings['best_of']} starts are fewer than the {settings['seeds']} seeds that are kept of them"
     size, batch = settings["dataset_size"], settings["batch_size"]
     if size is not None and size % batch:
         yield "dataset_size", f"{size} is not a multiple of batch_size {batch}"
@@ -183,7 +186,19 @@ def _check_figure(figure: str, content: Mapping[str, Any], variants: Mapping[str
                 f"{where}: the sweep over problem size needs input_dim = context_length; variant '{odd[0]}' has "
                 f"{variants[odd[0]]['input_dim']} and {variants[odd[0]]['context_length']}"
             )
+    if kind == "sine":
+        _check_sine(where, *(variants[name] for name in names))
     needs_probes = {"one_layer": names[:1], "depth": names, "generalisation": names, "layer_norm": names}.get(kind, [])
     unprobed = [name for name in needs_probes if name not in probed]
     if unprobed:
         raise SettingsError(f"{where}: variant '{unprobed[0]}' is not among regression.probed, whose records the figure shows")
+
+
+def _check_sine(where: str, layer: Mapping[str, Any], descent: Mapping[str, Any]) -> None:
+    if layer["frozen_rate"] is not None or descent["frozen_rate"] is None:
+        raise SettingsError(
+            f"{where}: a figure of kind sine shows a variant with a trained layer and one with a frozen_rate after it"
+        )
+    for key in ("tasks", "context_length", "half_range", "amplitude", "shared_draw", "steps", "snapshot_every"):
+        if layer["tasks"] != "sine" or layer[key] != descent[key]:
+            raise SettingsError(f"{where}: the two variants of kind sine need the same {key}, of sine tasks")

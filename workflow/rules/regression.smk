@@ -1,69 +1,3 @@
-# Which records of its variants a figure shows, by kind; what has no variants has a file of its own.
-SHOWN = {
-    "one_layer": ["alignment", "generalisation", "rollout"],
-    "depth": ["alignment", "generalisation"],
-    "generalisation": ["generalisation"],
-    "matrices": ["snapshots"],
-    "softmax": ["alignment", "snapshots"],
-    "layer_norm": ["alignment", "generalisation"],
-    "ladder": ["ladder"],
-    "spectra": ["learners"],
-    "classic_tokens": ["alignment"],
-    "fixed_data": ["alignment"],
-    "seed_spread": ["alignment"],
-    "linear_maps": ["alignment"],
-    "updates": ["updates"],
-}
-
-
-def shown_in_figure(wildcards):
-    """Inputs of a figure: the records of its variants, or those of a comparison."""
-    figure = FIGURES[wildcards.figure]
-    inputs = {}
-    for table in SHOWN[figure["kind"]]:
-        if table in ("learners", "updates"):
-            inputs[table] = f"<run>/regression/{table}.csv"
-        elif table == "ladder":
-            inputs[table] = "<run>/regression/comparisons/{figure}/ladder.csv"
-        else:
-            # The sweep of the one-layer figure shows the course of training alone
-            variants = figure["variants"][:1] if figure["kind"] == "one_layer" and table != "alignment" else figure["variants"]
-            suffix = "safetensors" if table == "snapshots" else "csv"
-            inputs[table] = collect("<run>/regression/{variant}/{table}.{suffix}", variant=variants, table=table, suffix=suffix)
-    return inputs
-
-
-def regression_records():
-    """All tables of records of the study, and which of them claims may read."""
-    variants = collect("<run>/regression/{variant}/{table}.csv", variant=USED_VARIANTS, table=["alignment", "statistics"])
-    probed = collect("<run>/regression/{variant}/{table}.csv", variant=PROBED, table=["generalisation", "probes"])
-    rolled_out = collect("<run>/regression/{variant}/{table}.csv", variant=ROLLED_OUT, table=["rollout", "rollout_statistics"])
-    sizes = collect("<run>/regression/comparisons/{figure}/sizes.csv", figure=SWEEPS)
-    ladder = collect(
-        "<run>/regression/comparisons/{figure}/{table}.csv", figure=of_kind("ladder"), table=["ladder", "statistics"]
-    )
-    alone = collect("<run>/regression/{table}.csv", table=["learners", "learners_statistics"])
-    updates = collect("<run>/regression/{table}.csv", table=["updates", "updates_statistics"] if of_kind("updates") else [])
-    tables = [*variants, *probed, *rolled_out, *sizes, *ladder, *alone, *updates]
-    return tables, [table for table in tables if table.endswith(("statistics.csv", "probes.csv", "sizes.csv"))]
-
-
-def regression_costs():
-    """Benchmark files of the study's jobs."""
-    jobs = {
-        "train_regression": USED_VARIANTS,
-        "compare_regression": USED_VARIANTS,
-        "probe_regression": PROBED,
-        "probe_regression_rollout": ROLLED_OUT,
-        "compare_regression_sizes": SWEEPS,
-        "compare_regression_ladder": of_kind("ladder"),
-        "plot_regression": FIGURES,
-    }
-    alone = ["train_regression_learners", *(["compare_regression_updates"] if of_kind("updates") else [])]
-    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
-    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
-
-
 rule train_regression:
     output:
         weights="<run>/regression/{variant}/snapshots.safetensors",
@@ -128,7 +62,7 @@ rule compare_regression:
         seed=config["seed"],
         training=lambda wildcards: VARIANTS[wildcards.variant],
         evaluation=config["regression"]["evaluation"],
-        tasks=lambda wildcards: config["regression"]["evaluation"]["tasks" if wildcards.variant in PROBED else "sweep_tasks"],
+        tasks=lambda wildcards: evaluation_size(wildcards.variant),
     message:
         "Hold the network against its learners: {wildcards.variant}"
     script:
@@ -231,6 +165,32 @@ rule compare_regression_ladder:
         "Set networks on the ladder of learners: {wildcards.figure}"
     script:
         "../scripts/compare_regression_ladder.py"
+
+
+rule compare_regression_sine:
+    input:
+        weights=lambda wildcards: collect(
+            "<run>/regression/{variant}/snapshots.safetensors", variant=FIGURES[wildcards.figure]["variants"]
+        ),
+    output:
+        sine="<run>/regression/comparisons/{figure}/sine.csv",
+        statistics="<run>/regression/comparisons/{figure}/sine_statistics.csv",
+    log:
+        "<run_logs>/compare_regression_sine/{figure}.log",
+    benchmark:
+        "<run_benchmarks>/compare_regression_sine/{figure}.tsv"
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("compare_regression_sine"),
+        seed=config["seed"],
+        training=lambda wildcards: [VARIANTS[variant] for variant in FIGURES[wildcards.figure]["variants"]],
+        evaluation=config["regression"]["evaluation"],
+    message:
+        "Hold a trained layer against a gradient step behind an MLP: {wildcards.figure}"
+    script:
+        "../scripts/compare_regression_sine.py"
 
 
 rule compare_regression_updates:

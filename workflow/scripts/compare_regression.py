@@ -25,7 +25,7 @@ records.write(table, snakemake.output.alignment)
 numbers = {
     **statistics.course_statistics(table, evaluation.tail_share),
     **statistics.weight_statistics(training, trained, evaluation.tail_share),
-    **statistics.control_statistics(training, evaluation, params.seed, variant, trained, learners),
+    **statistics.control_statistics(training, params.tasks, evaluation.tuning_tasks, params.seed, variant, trained, learners),
 }
 rows = statistics.rows(numbers, training.experiment, variant, training.steps)
 records.write(records.frame(rows), snakemake.output.statistics)

@@ -59,7 +59,7 @@ def constructed(scale=1.0, layers=1):
     layer = gradient_descent_layer(10, scale * rate) if layers == 1 else gd_plus_plus_layer(10, scale * RATES[0], GAMMAS[0])
     steps = [0, 10, 20, 30]
     losses = torch.full((3, 4), 0.2, dtype=torch.float64)
-    return training.Trained(steps, layer.float().flatten().expand(3, 4, -1).clone(), losses)
+    return training.Trained(steps, layer.float().flatten().expand(3, 4, -1).clone(), losses, losses[:, -1])
 
 
 def test_distances_by_hand():
@@ -157,7 +157,7 @@ def all_statistics(trained, settings=TEN):
         **statistics.course_statistics(course, 0.5),
         **statistics.weight_statistics(settings, trained, 0.5),
         **statistics.generalisation_statistics(generalisation),
-        **statistics.control_statistics(*run, learners_table()),
+        **statistics.control_statistics(settings, EVALUATION.tasks, EVALUATION.tuning_tasks, 0, "v", trained, learners_table()),
     }
     if settings.layers == 1:
         rollout = records.frame(probes.rollout_records(*run))
@@ -263,12 +263,28 @@ def test_sensitivities_by_the_whole_jacobian():
     jacobians = [torch.autograd.functional.jacobian(output, entered[..., task].T) for task in range(5)]
     norms = torch.stack(jacobians).mean(0).norm(dim=2).numpy()  # of token, by token
     positions = range(len(norms) - 2)
-    trained = training.Trained([0], vector[None, None], torch.full((1, 1), 0.2, dtype=torch.float64))
+    losses = torch.full((1, 1), 0.2, dtype=torch.float64)
+    trained = training.Trained([0], vector[None, None], losses, losses[:, -1])
     found = {row["metric"]: row["value"] for row in probes.copying_records(settings, 5 * probes.COPYING_SHARE, 0, "v", trained)}
     assert found["own_token_sensitivity"] == pytest.approx(np.mean([norms[k, k] for k in positions]))
     assert found["next_token_sensitivity"] == pytest.approx(np.mean([norms[k, k + 1] for k in positions]))
     others = [np.delete(norms[k], [k, k + 1]).mean() for k in positions]
     assert found["other_token_sensitivity"] == pytest.approx(np.mean(others))
+
+
+def test_a_network_that_is_asked_for_the_gradient_step_has_controls_on_true_labels():
+    """Its reference has no loss on its own answers, so that no ratio to it may be formed there."""
+    settings = replace(TEN, target="descent")
+    run = (500, 1000, 0, "v", constructed(0.9), learners_table())
+    plain, numbers = statistics.control_statistics(TEN, *run), statistics.control_statistics(settings, *run)
+    assert {name: values.tolist() for name, values in numbers.items()} == {
+        name: values.tolist() for name, values in plain.items()
+    }
+    table = records.frame(alignment.alignment_records(settings, 200, 0, "v", constructed(0.9), learners_table()))
+    course = statistics.course_statistics(table, 0.5)
+    assert "loss_ratio" not in course
+    assert "descent_loss_excess" not in course
+    assert course["final_target_model_cosine"] == pytest.approx(1)
 
 
 def test_size_statistics_by_hand():

@@ -15,6 +15,7 @@ from activation_descent.seeding import generator
 SETTINGS = training.Training(
     experiment="test",
     seeds=2,
+    best_of=None,
     tasks="linear",
     input_dim=3,
     context_length=4,
@@ -203,6 +204,29 @@ def test_every_kind_of_network_resumes_with_the_same_bytes(tmp_path, name):
     whole = training.train(settings, 0, "v")
     assert torch.equal(resumed.snapshots, whole.snapshots)
     assert not torch.equal(whole.snapshots[:, 0], whole.snapshots[:, -1])
+
+
+def test_the_best_starts_are_kept_in_their_order():
+    losses = torch.tensor([[9.0, 0.3], [9.0, 0.5], [9.0, 0.1], [9.0, 0.4]], dtype=torch.float64)
+    snapshots = torch.arange(4.0)[:, None, None].expand(4, 2, 5)
+    kept = training.best(training.Trained([0, 10], snapshots, losses, losses[:, -1]), 2)
+    assert kept.snapshots[:, 0, 0].tolist() == [0, 2]
+    assert kept.losses[:, -1].tolist() == [0.3, 0.1]
+    assert kept.start_losses.tolist() == [0.3, 0.5, 0.1, 0.4]
+
+
+def test_best_of_trains_more_starts_than_it_keeps(tmp_path):
+    settings = replace(SETTINGS, best_of=4, steps=16)
+    few, all_four = training.train(settings, 0, "v"), training.train(replace(settings, best_of=None, seeds=4), 0, "v")
+    order = all_four.losses[:, -1].argsort()[:2].sort().values
+    assert torch.equal(few.snapshots, all_four.snapshots[order])
+    assert torch.equal(few.start_losses, all_four.losses[:, -1])
+    weights = tmp_path / "snapshots.safetensors"
+    training.save_trained(few, settings, weights, tmp_path / "config.json")
+    read = training.load_trained(settings, weights)
+    assert read.steps == few.steps
+    assert torch.equal(read.start_losses, few.start_losses)
+    assert torch.equal(read.snapshots, few.snapshots)
 
 
 def test_a_fixed_set_comes_round_again_and_fresh_tasks_do_not():

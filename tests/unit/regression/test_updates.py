@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from activation_descent.plotting import style
 from activation_descent.regression import updates
 from activation_descent.regression.figures import updates as update_figure
 from activation_descent.seeding import generator
@@ -268,9 +269,9 @@ def test_settings_from_lists():
 
 
 def test_the_figure_tells_the_slopes():
-    figure = update_figure.draw(
-        {"updates": power_law({"tanh": (-1.0, -1.0), "relu": (-0.75, -0.75), "deep_linear": (-1.0, -1.0)})}, {}, {}, {}
-    )
+    slopes = {"tanh": (-1.0, -1.0), "relu": (-0.75, -0.75), "deep_linear": (-1.0, -1.0)}
+    with style():
+        figure = update_figure.draw({"updates": power_law(slopes)}, {}, {}, {})
     panels = figure.axes
     assert [label.get_text() for label in panels[2].get_legend().get_texts()] == [
         "ReLU network, slope −0.75",

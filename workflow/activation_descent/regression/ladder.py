@@ -37,7 +37,7 @@ def candidates(training: Training, learners: pd.DataFrame, tuning: Tasks, tasks:
     for name in LADDER:
         fitted = read_fitted(learners, name, steps, training.context_length, training.half_range)
         layers = [gd_plus_plus_layer(d, *pair) for pair in zip(fitted.rates, fitted.gammas, strict=True)]
-        said[name] = (free_numbers(name, steps), answer_of_layers(layers, tasks, training.activation_clip))
+        said[name] = (free_numbers(name, steps), answer_of_layers(layers, tasks))
     x = tuning.inputs.permute(2, 0, 1)
     eigenvalues = torch.linalg.eigvalsh(x @ x.mT).T
     matrices = fitted_preconditioners(

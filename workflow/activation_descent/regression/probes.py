@@ -66,7 +66,7 @@ def generalisation_records(
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant, "step": training.steps}
     for condition, level, tasks in conditions(training, evaluation, root, variant):
         row = base | {"condition": condition, "level": level}
-        named = {name: answer_of_layers(each, tasks, training.activation_clip) for name, each in layers.items()}
+        named = {name: answer_of_layers(each, tasks) for name, each in layers.items()}
         for seed, snapshots in enumerate(trained.snapshots):
             said = {
                 "transformer": answer_of_network(snapshots[-1], tasks, training.architecture),

@@ -1,6 +1,7 @@
 """One number for each seed: the metrics that claims and their gates read, from the records and the weights of a variant."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,6 @@ import torch
 from activation_descent.regression.alignment import (
     STUDY,
     Answer,
-    Evaluation,
     Row,
     align,
     answer_of_layers,
@@ -31,11 +31,13 @@ from activation_descent.regression.learners import (
     least_squares_model,
     optimal_rate,
 )
+from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import Trained, Training
 from activation_descent.regression.transformer import MATRICES, products, unpack
 
 UNDAMPED_HORIZON = 20  # iterations after which acceptance test T8 looks for divergence
 REACHED = 1.02  # times the loss of a gradient step: what counts as having found it
+ROUNDING = 1e-20  # of a loss
 PREFIXES = {"gradient_descent": "", "gd_plus_plus": "plus_plus_", "target": "target_"}
 
 
@@ -49,13 +51,15 @@ def course_statistics(alignment: pd.DataFrame, share: float) -> dict[str, np.nda
     end = tail(alignment, share).groupby(["metric", "learner", "reference", "seed"])["value"].mean()
     losses = end["loss"].droplevel("reference").unstack("learner")
     numbers = {"final_loss": losses["transformer"]}
+    # A network may be trained to give a learner's own answers, whose loss is rounding
+    losses = losses.where(losses > ROUNDING)
     for reference, prefix in PREFIXES.items():
-        if reference in losses:
+        if reference in losses.dropna(axis=1):
             numbers[f"{prefix}loss_ratio"] = losses["transformer"] / losses[reference]
         if ("model_cosine", "transformer", reference) in end.index:
             for metric in ("model_cosine", "model_difference", "prediction_difference"):
                 numbers[f"final_{prefix}{metric}"] = end[metric, "transformer", reference]
-    if "gradient_descent" in losses:
+    if "gradient_descent" in losses.dropna(axis=1):
         numbers["descent_loss_excess"] = losses["gradient_descent"] / losses["transformer"] - 1
         numbers["steps_to_descent"] = _steps_to_descent(alignment)
     if ("own_token_sensitivity", "transformer", "none") in end.index:
@@ -141,12 +145,15 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
 
 
 def control_statistics(
-    training: Training, evaluation: Evaluation, root: int, variant: str, trained: Trained, learners: pd.DataFrame
+    training: Training, number: int, tuning: int, root: int, variant: str, trained: Trained, learners: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """What the metrics say of learners whose answer is known, and of the trained network against the wrong reference."""
-    if training.tasks != "linear":
-        return {}
-    tasks = evaluation_tasks(training, root, variant, "evaluate", evaluation.tasks)
+    """What the metrics say of learners whose answer is known, and of the trained network against the wrong reference.
+
+    On `number` evaluation tasks, and `tuning` others on which the best rate is sought. On true labels whatever the variant was trained
+    to answer: a learner that is the target itself has no loss to compare with.
+    """
+    training = replace(training, target="label")
+    tasks = evaluation_tasks(training, root, variant, "evaluate", number)
     layers = learner_layers(training, learners)
     descent = answer_of_layers(layers["gradient_descent"], tasks)
     squares = answer_of_model(least_squares_model(tasks), tasks)
@@ -174,23 +181,22 @@ def control_statistics(
         return numbers
 
     seeds = [each_seed(vectors) for vectors in trained.snapshots]
-    same_for_all = _construction_statistics(training, evaluation, root, variant, learners, descent)
+    same_for_all = _construction_statistics(training, tasks, tuning, root, variant, learners, descent)
     return {metric: np.array([seed[metric] for seed in seeds]) for metric in seeds[0]} | {
         metric: np.full(len(seeds), value) for metric, value in same_for_all.items()
     }
 
 
 def _construction_statistics(
-    training: Training, evaluation: Evaluation, root: int, variant: str, learners: pd.DataFrame, descent: Answer
+    training: Training, tasks: Tasks, tuning: int, root: int, variant: str, learners: pd.DataFrame, descent: Answer
 ) -> dict[str, float]:
     """Layers by hand against the learners that they stand for, computed without any layer."""
-    tasks = evaluation_tasks(training, root, variant, "evaluate", evaluation.tasks)
     if descent_steps(training) == 1:
-        tuning = evaluation_tasks(training, root, variant, "tune", evaluation.tuning_tasks)
+        tuned = evaluation_tasks(training, root, variant, "tune", tuning)
         rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
         explicit = answer_of_model(gradient_descent_model(tasks, [rate]), tasks)
         expected = expected_loss(rate, training.input_dim, training.context_length, training.half_range, training.weight_scale)
-        numbers = {"tuned_rate_ratio": best_rate(tuning) / rate}
+        numbers = {"tuned_rate_ratio": best_rate(tuned) / rate}
     else:
         fitted = fitted_learner(training, "gradient_descent", learners)
         explicit = answer_of_model(gradient_descent_model(tasks, fitted.rates), tasks)

@@ -43,6 +43,7 @@ class Training:
 
     experiment: str
     seeds: int
+    best_of: int | None
     tasks: str
     input_dim: int
     context_length: int
@@ -76,6 +77,11 @@ class Training:
     snapshot_every: int
 
     @property
+    def starts(self) -> int:
+        """Random starts that are trained, of which `seeds` are kept."""
+        return self.best_of or self.seeds
+
+    @property
     def architecture(self) -> Architecture:
         return Architecture(
             features=self.input_dim + 1,
@@ -94,25 +100,26 @@ class Training:
 
 @dataclass
 class Trained:
-    """The course of a training job.
+    """The course of a training job, of the starts that are kept.
 
     Attributes:
         steps: the steps after which a snapshot was taken, 0 first.
         snapshots: the weights then.
         losses: mean training loss over the steps since the snapshot before; a fresh batch at each step, so it estimates the
             population loss of the moving weights. Not a number at step 0.
+        start_losses: the last of these losses for every random start, those that are not kept included.
     """
 
     steps: list[int]
     snapshots: Float[Tensor, "seed snapshot parameter"]
     losses: Float[Tensor, "seed snapshot"]
+    start_losses: Float[Tensor, " start"]
 
 
 def save_trained(trained: Trained, settings: Training, weights: Path, config: Path) -> None:
     """Write a job's outcome as safetensors beside its settings as JSON, each whole or not at all."""
     partial = weights.with_name(weights.name + ".partial")
-    tensors = {"steps": torch.tensor(trained.steps), "snapshots": trained.snapshots, "losses": trained.losses}
-    save_file(tensors, partial)
+    save_file(vars(trained) | {"steps": torch.tensor(trained.steps)}, partial)
     os.replace(partial, weights)
     partial = config.with_name(config.name + ".partial")
     partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
@@ -127,7 +134,7 @@ def load_trained(settings: Training, weights: Path) -> Trained:
     """
     try:
         tensors = load_file(weights)
-        trained = Trained(tensors["steps"].tolist(), tensors["snapshots"], tensors["losses"])
+        trained = Trained(**tensors | {"steps": tensors["steps"].tolist()})
     except Exception as error:
         raise CheckpointError(f"{weights} cannot be read ({error}); delete it to train again") from error
     parameters = sum(math.prod(shape) for shape in shapes(settings.architecture).values())
@@ -267,24 +274,14 @@ class Job:
                 unpack(vector, self.architecture)["attention"][:] = layer
             return vector
 
-        self.weights = torch.stack([initial(seed) for seed in range(settings.seeds)]).to(device)  # seed parameter
-        self.weights.grad = torch.zeros_like(self.weights)
+        self.weights = torch.stack([initial(seed) for seed in range(settings.starts)]).to(device)  # start parameter
         self.batch = batch_array(settings)
         self.dataset: dict[tuple[int, int], Tasks] = {}
-        self.optimiser = torch.optim.Adam(
-            [self.weights],
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            fused=True,
-        )
-        # Adam makes its state at the first step; made here it can be restored before any step.
         self.moments = {
             "step": torch.zeros((), device=device),
             "exp_avg": torch.zeros_like(self.weights),
             "exp_avg_sq": torch.zeros_like(self.weights),
         }
-        self.optimiser.state[self.weights] = self.moments
 
     def tasks(self, seed: int, step: int) -> Tasks:
         """The tasks of one step: fresh ones, or the step's batch of a fixed set."""
@@ -296,6 +293,27 @@ class Job:
             self.dataset[batch] = training_tasks(settings, self.root, self.variant, *batch)
         return self.dataset[batch]
 
+    def adam(self, gradients: Float[Tensor, "seed parameter"], rate: float) -> None:
+        """One step of Adam, by the library's function: its class costs a second or two to set up, as long as a short training."""
+        from torch.optim.adam import adam
+
+        adam(
+            [self.weights],
+            [gradients],
+            [self.moments["exp_avg"]],
+            [self.moments["exp_avg_sq"]],
+            [],
+            [self.moments["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=self.settings.beta1,
+            beta2=self.settings.beta2,
+            lr=rate,
+            weight_decay=0.0,
+            eps=self.settings.epsilon,
+            maximize=False,
+        )
+
     def advance(self, steps: Sequence[int]) -> Float[Tensor, " seed"]:
         """Train every seed through `steps`; returns the mean loss of each.
 
@@ -303,16 +321,16 @@ class Job:
             DivergedError: if a mean is not finite.
         """
         settings = self.settings
-        total = torch.zeros(settings.seeds, dtype=torch.float64)
+        total = torch.zeros(settings.starts, dtype=torch.float64)
         for step in steps:
-            self.optimiser.param_groups[0]["lr"] = rate_at(settings, step)
-            for seed in range(settings.seeds):
+            gradients = torch.empty_like(self.weights)
+            for seed in range(settings.starts):
                 loss, gradient = loss_and_gradient(self.weights[seed], self.architecture, self.tasks(seed, step))
                 if settings.frozen_rate is not None:
                     unpack(gradient, self.architecture)["attention"].zero_()
-                self.weights.grad[seed] = clip_by_global_norm(gradient, settings.clip_norm)
+                gradients[seed] = clip_by_global_norm(gradient, settings.clip_norm)
                 total[seed] += loss
-            self.optimiser.step()
+            self.adam(gradients, rate_at(settings, step))
         means = total / len(steps)
         for seed, mean in enumerate(means.tolist()):
             if not math.isfinite(mean):
@@ -332,7 +350,7 @@ def train(
     device: str = "cpu",
     report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
 ) -> Trained:
-    """Train every seed of one variant.
+    """Train every random start of one variant, and keep the best.
 
     Args:
         root: the configuration's `seed`.
@@ -340,7 +358,7 @@ def train(
             settings and the same code, training resumes from it; any other is ignored.
         code: a digest of the program.
         device: where to train, as torch names it.
-        report: called after each block with the step and a loss for each seed, earlier blocks of a resumed run included.
+        report: called after each block with the step and a loss for each start, earlier blocks of a resumed run included.
 
     Raises:
         DivergedError: if a loss is no longer finite.
@@ -350,11 +368,8 @@ def train(
         job = Job(settings, root, variant, device)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
         identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
-        trained = Trained(
-            ends,
-            torch.zeros(settings.seeds, len(ends), job.weights.shape[1]),
-            torch.full((settings.seeds, len(ends)), torch.nan, dtype=torch.float64),
-        )
+        losses = torch.full((settings.starts, len(ends)), torch.nan, dtype=torch.float64)
+        trained = Trained(ends, torch.zeros(settings.starts, len(ends), job.weights.shape[1]), losses, losses[:, -1])
         trained.snapshots[:, 0] = job.weights.cpu()
         done = _restore(checkpoint, identity, job, trained)
         for block, (start, end) in enumerate(pairwise(ends), start=1):
@@ -365,7 +380,13 @@ def train(
             report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-    return trained
+    return best(trained, settings.seeds)
+
+
+def best(trained: Trained, number: int) -> Trained:
+    """The `number` random starts with the lowest training loss at the end, in their order."""
+    kept = trained.start_losses.argsort(stable=True)[:number].sort().values
+    return Trained(trained.steps, trained.snapshots[kept], trained.losses[kept], trained.start_losses.clone())
 
 
 @contextmanager

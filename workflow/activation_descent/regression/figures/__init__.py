@@ -9,6 +9,7 @@ from activation_descent.regression.figures import (
     layer_norm,
     matrices,
     one_layer,
+    sine,
     softmax,
     updates,
 )
@@ -26,5 +27,6 @@ DRAW = {
     "fixed_data": courses.draw_fixed_data,
     "seed_spread": courses.draw_seed_spread,
     "linear_maps": courses.draw_linear_maps,
+    "sine": sine.draw,
     "updates": updates.draw,
 }

@@ -74,7 +74,7 @@ def draw_linear_maps(
     first = next(iter(training.values()))
     figure, axes = panels(
         f"One linear layer trained to give the answers of a gradient step, of ridge regression, or of a random matrix in the\n"
-        f"gradient's place ({settings_line(first)})",
+        f"gradient's place ({settings_line(first)}; batches of {first['batch_size']:,} tasks)",
         1,
         2,
         (9.6, 4.1),

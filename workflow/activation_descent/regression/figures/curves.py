@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSS = "loss (0.5 × squared error)"
+HIGHEST_LOSS = 1e6  # on an axis: GD++ that leaves its range reaches 10^200
 BOOTSTRAP = 300  # of at most a few thousand distinct resamples: five seeds have 126
 FOOTER = (
     "Thin lines: {seeds} seeds. Bands: 95 % bootstrap interval of their mean (narrower than the line where not seen). "
@@ -95,6 +96,8 @@ def level_curves(
     table = generalisation[(generalisation["condition"] == condition) & (generalisation["metric"] == metric)].sort_values("level")
     learner_curves(axes, table, "level", ["optimum", "transformer", "gradient_descent", "gd_plus_plus", "interpolated"])
     axes.set(title=title, xlabel=xlabel, ylabel=LOSS, yscale="log")
+    shown = table.loc[table["learner"] != "untrained", "value"]
+    axes.set_ylim(shown.min() / 1.5, min(1.5 * shown.max(), HIGHEST_LOSS))
     axes.legend(title=None)
 
 
@@ -117,3 +120,9 @@ def settings_line(training: Mapping[str, Any]) -> str:
 def length_line(training: Mapping[str, Any]) -> str:
     """How long a variant was trained, for figures whose lengths are shorter than the published ones."""
     return f"{training['steps']:,} steps of {training['batch_size']:,} tasks"
+
+
+def kept_line(training: Mapping[str, Any]) -> str:
+    """Which starts a figure shows, where not all."""
+    number = training["best_of"]
+    return f" Shown are the {training['seeds']} of {number} random starts with the lowest training loss." if number else ""

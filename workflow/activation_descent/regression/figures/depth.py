@@ -20,26 +20,29 @@ if TYPE_CHECKING:
 
 
 def network_name(settings: Mapping[str, Any]) -> str:
-    """A network in words."""
-    layers = "one layer applied" if settings["tied"] and settings["layers"] > 1 else f"{settings['layers']} layers"
-    times = f" {settings['layers']} times" if settings["tied"] and settings["layers"] > 1 else ""
+    """A network in words, to begin a title."""
+    layers = "one layer" if settings["tied"] or settings["layers"] == 1 else f"{settings['layers']} layers"
+    times = f" applied {settings['layers']} times" if settings["tied"] and settings["layers"] > 1 else ""
     parts = [f"{settings['heads']} heads" if settings["heads"] > 1 else "", "MLPs" if settings["mlp"] else ""]
     extras = ", ".join(part for part in parts if part)
-    return layers + times + (f" with {extras}" if extras else "")
+    name = layers + times + (f" with {extras}" if extras else "")
+    return name[0].upper() + name[1:]
 
 
 def draw(tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evaluation: Mapping[str, Any], _: Any) -> "Figure":
     """Loss, alignment with gradient descent and with GD++, and inputs of other sizes."""
+    from activation_descent.regression.alignment import PAIRS_UP_TO
+
     settings = next(iter(training.values()))
     steps = settings["layers"]
     figure, axes = panels(
-        f"{network_name(settings).capitalize()} against {steps} steps of gradient descent and of GD++ ({settings_line(settings)}; "
+        f"{network_name(settings)} against {steps} steps of gradient descent and of GD++ ({settings_line(settings)}; "
         f"trained for {length_line(settings)})",
         1,
         4,
         (14.5, 3.9),
         FOOTER.format(seeds=settings["seeds"])
-        + f" GD++: {'one rate and one γ' if settings['tied'] else 'a rate and a γ for each step'}.",
+        + f" GD++: {'one rate and one γ' if settings['tied'] or steps > PAIRS_UP_TO else 'a rate and a γ for each step'}.",
     )
     alignment = tables["alignment"]
     loss_curves(axes[0, 0], alignment, "(a) Loss on held-out tasks")

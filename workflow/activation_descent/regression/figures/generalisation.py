@@ -33,7 +33,7 @@ def draw(tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evalua
         table = tables["generalisation"]
         table = table[table["variant"] == variant]
         for axis, (condition, label) in zip(row, CONDITIONS.items(), strict=True):
-            level_curves(axis, table, condition, network_name(settings).capitalize(), label)
+            level_curves(axis, table, condition, network_name(settings), label)
             if axis is not row[0]:
                 axis.get_legend().remove()
     return figure

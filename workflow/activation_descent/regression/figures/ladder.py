@@ -7,7 +7,6 @@ import pandas as pd
 
 from activation_descent.plotting import SERIES
 from activation_descent.regression.figures.curves import LOSS, panels
-from activation_descent.regression.fitting import PUBLISHED_GAMMAS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,6 +64,8 @@ def draw_spectra(
     tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evaluation: Mapping[str, Any], _: Any
 ) -> "Figure":
     """Condition number against gamma at each N, with the fitted and the published gamma."""
+    from activation_descent.regression.fitting import PUBLISHED_GAMMAS
+
     learners = tables["learners"]
     conditions = learners[learners["metric"] == "condition_number"]
     lengths = sorted(conditions["context_length"].unique())

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.regression.figures.curves import FOOTER, level_curves, loss_curves, panels, settings_line
+from activation_descent.regression.figures.curves import (
+    FOOTER,
+    kept_line,
+    length_line,
+    level_curves,
+    loss_curves,
+    panels,
+    settings_line,
+)
 from activation_descent.regression.figures.depth import network_name
 
 if TYPE_CHECKING:
@@ -20,11 +28,12 @@ def draw(tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evalua
         len(training),
         2,
         (8.4, 0.8 + 3.3 * len(training)),
-        FOOTER.format(seeds=first["seeds"]),
+        FOOTER.format(seeds=first["seeds"])
+        + "".join(f" {network_name(each)}:{kept_line(each).lower()}" for each in training.values() if each["best_of"]),
     )
     for row, (variant, settings) in zip(axes, training.items(), strict=True):
         chosen = {name: table[table["variant"] == variant] for name, table in tables.items()}
-        loss_curves(row[0], chosen["alignment"], f"{network_name(settings).capitalize()}: loss on held-out tasks")
+        loss_curves(row[0], chosen["alignment"], f"{network_name(settings)}: loss on held-out tasks\n({length_line(settings)})")
         level_curves(
             row[1], chosen["generalisation"], "input_scale", "Inputs scaled by α (trained at 1)", "α, factor on the input range"
         )

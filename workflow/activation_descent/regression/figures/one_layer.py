@@ -16,8 +16,6 @@ from activation_descent.regression.figures.curves import (
     panels,
     settings_line,
 )
-from activation_descent.regression.learners import expected_loss, optimal_rate
-from activation_descent.regression.statistics import tail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,6 +54,9 @@ def _size_panel(axes: "Axes", sizes: Mapping[str, tuple[int, pd.DataFrame]], set
     if len(sizes) < 2:
         axes.text(0.5, 0.5, "not swept for this variant", ha="center", va="center", transform=axes.transAxes)
         return
+    from activation_descent.regression.learners import expected_loss, optimal_rate
+    from activation_descent.regression.statistics import tail
+
     ends = []
     for size, table in sizes.values():
         losses = tail(table[table["metric"] == "loss"], settings["tail_share"])

@@ -5,35 +5,51 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.regression.figures.curves import FOOTER, alignment_curves, length_line, loss_curves, panels, settings_line
+from activation_descent.regression.figures.curves import (
+    FOOTER,
+    alignment_curves,
+    kept_line,
+    length_line,
+    loss_curves,
+    panels,
+    settings_line,
+)
 from activation_descent.regression.figures.matrices import image
-from activation_descent.regression.training import Trained, Training
-from activation_descent.regression.transformer import products, unpack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from activation_descent.regression.training import Trained
+
+
+AGREEMENT = 1.1  # times the loss of the best start: above the scatter of a training loss, below the plateaus
 
 
 def draw(
     tables: Mapping[str, pd.DataFrame],
     training: Mapping[str, Any],
     evaluation: Mapping[str, Any],
-    snapshots: Mapping[str, Trained],
+    snapshots: Mapping[str, "Trained"],
 ) -> "Figure":
     """A row for each network: loss, alignment, and eta_h W_KQ^h of its heads summed, beside that of the first head."""
+    from activation_descent.regression.training import Training
+    from activation_descent.regression.transformer import products, unpack
+
     first = next(iter(training.values()))
     figure, axes = panels(
         f"One softmax self-attention layer against one step of gradient descent ({settings_line(first)}; {length_line(first)})",
         len(training),
         4,
         (14.5, 0.7 + 3.4 * len(training)),
-        FOOTER.format(seeds=first["seeds"]) + " Matrices: first seed, input entries.",
+        FOOTER.format(seeds=first["seeds"]) + kept_line(first) + " Matrices: first seed, input entries.",
     )
     for row, (variant, settings) in zip(axes, training.items(), strict=True):
         heads = "1 head" if settings["heads"] == 1 else f"{settings['heads']} heads"
         alignment = tables["alignment"]
         alignment = alignment[alignment["variant"] == variant]
-        loss_curves(row[0], alignment, f"{heads}: loss on held-out tasks")
+        starts = snapshots[variant].start_losses
+        agreeing = (starts <= AGREEMENT * starts.min()).sum().item()
+        loss_curves(row[0], alignment, f"{heads}: loss on held-out tasks\n({agreeing} of {len(starts)} starts end near this)")
         alignment_curves(row[1], alignment, "gradient_descent", f"{heads}: layer against gradient step")
         attention = unpack(snapshots[variant].snapshots[0, -1].double(), Training(**settings).architecture)["attention"][0]
         a, b = products(attention)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from activation_descent.plotting import SERIES
 from activation_descent.regression.figures.curves import curve, panels
-from activation_descent.regression.updates import BOTH_LAYERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +70,8 @@ def _step_panel(axes: "Axes", gaps: pd.DataFrame, widths: list[int]) -> None:
 
 
 def _width_panel(axes: "Axes", gaps: pd.DataFrame, widths: list[int], steps: int) -> None:
+    from activation_descent.regression.updates import BOTH_LAYERS
+
     for learner in BOTH_LAYERS[::-1]:
         colour, dashes, marker, label = MODELS[learner]
         rows = gaps[gaps["learner"] == learner]
