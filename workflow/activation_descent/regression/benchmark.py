@@ -26,7 +26,7 @@ def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
 
 def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
     torch.set_flush_denormal(True)  # as the training script does
-    job = Job(replace(settings, seeds=1), root=0, variant=variant)
+    job = Job(replace(settings, seeds=1, best_of=None), root=0, variant=variant)
     data, whole = [], []
     for repeat in range(repeats + 1):
         steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)
