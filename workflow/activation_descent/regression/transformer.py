@@ -231,9 +231,11 @@ def attend(
 
 def _attend_linearly(a: Tensor, b: Tensor, queries: Tensor, context: Tensor) -> Float[Tensor, "output query task"]:
     """`sum_h e A_h G B_h` by way of the map `sum_h A_h G B_h`, whose price hardly depends on the number of heads."""
+    heads, width, output = b.shape
     gram = _product(context, context.transpose(0, 1))  # G: width width task
-    halves = [linear(b_head, gram).transpose(0, 1) for b_head in b]  # G B_h: width output task
-    layer_map = sum(linear(a_head.mT, half) for a_head, half in zip(a, halves, strict=True))
+    halves = linear(b.transpose(0, 1).reshape(width, heads * output), gram)  # (G B_h)^T of all heads, one below the other
+    halves = halves.view(heads, output, width, -1).transpose(1, 2).reshape(heads * width, output, -1)  # G B_h
+    layer_map = linear(a.mT.reshape(heads * width, width), halves)
     return _product(layer_map.transpose(0, 1), queries)
 
 
@@ -293,11 +295,14 @@ def states(
         block = 0 if architecture.tied else layer
         softmax = architecture.attention == "softmax" or (architecture.attention == "softmax_first" and layer == 0)
         keys, asked, values = normed(context, "norm", block, layer), normed(query, "norm", block, layer), b[block]
-        if layer == architecture.layers - 1 and not architecture.mlp:  # all that will be read is the last entry
-            query, values = query[-1:], values[..., -1:]
-        query = after(query, attend(a[block], values, softmax, asked, keys), block, layer)
-        if layer < architecture.layers - 1:
-            context = after(context, attend(a[block], b[block], softmax, keys, keys), block, layer)
+        if layer == architecture.layers - 1:
+            if not architecture.mlp:  # all that will be read is the last entry
+                query, values = query[-1:], values[..., -1:]
+            query = after(query, attend(a[block], values, softmax, asked, keys), block, layer)
+        else:
+            update = attend(a[block], values, softmax, torch.cat([keys, asked], dim=1), keys)
+            others = update[:, :-1].detach() if query_only else update[:, :-1]
+            context, query = after(context, others, block, layer), after(query, update[:, -1:], block, layer)
         yield context, query
 
 
