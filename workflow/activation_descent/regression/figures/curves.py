@@ -106,7 +106,7 @@ def panels(title: str, rows: int, columns: int, size: tuple[float, float], foote
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+    figure.suptitle(title, x=0.01, y=1 - 0.1 / size[1], ha="left", va="top", fontsize="large")
     if footer:
         figure.supxlabel(footer, fontsize="small", x=0.01, ha="left")
     return figure, axes

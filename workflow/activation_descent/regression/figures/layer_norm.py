@@ -7,7 +7,6 @@ import pandas as pd
 
 from activation_descent.regression.figures.curves import (
     FOOTER,
-    kept_line,
     length_line,
     level_curves,
     loss_curves,
@@ -28,12 +27,14 @@ def draw(tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evalua
         len(training),
         2,
         (8.4, 0.8 + 3.3 * len(training)),
-        FOOTER.format(seeds=first["seeds"])
-        + "".join(f" {network_name(each)}:{kept_line(each).lower()}" for each in training.values() if each["best_of"]),
+        FOOTER.format(seeds=first["seeds"]),
     )
     for row, (variant, settings) in zip(axes, training.items(), strict=True):
         chosen = {name: table[table["variant"] == variant] for name, table in tables.items()}
-        loss_curves(row[0], chosen["alignment"], f"{network_name(settings)}: loss on held-out tasks\n({length_line(settings)})")
+        best = f"; best {settings['seeds']} of {settings['best_of']} starts" if settings["best_of"] else ""
+        loss_curves(
+            row[0], chosen["alignment"], f"{network_name(settings)}: loss on held-out tasks\n({length_line(settings)}{best})"
+        )
         level_curves(
             row[1], chosen["generalisation"], "input_scale", "Inputs scaled by α (trained at 1)", "α, factor on the input range"
         )
