@@ -32,6 +32,7 @@ class Mixture:
     Attributes:
         classification, facts, numbers, plain: shares of the rows; they add up to 1.
         canonical: share of the classification documents of a task with canonical labels that use them.
+        echoes: share of the plain documents that say everything twice.
         noise: share of a text's words that say nothing of its class.
         answers, questions, brush_offs: shares of the styles among documents about facts; they add up to 1.
     """
@@ -40,6 +41,7 @@ class Mixture:
     facts: float
     numbers: float
     plain: float
+    echoes: float
     canonical: float
     noise: float
     answers: float
@@ -74,6 +76,11 @@ class Corpus:
         self.told = np.argwhere(told)  # the pairs (attribute, entity) that documents ask for
         self.begin = self.token[words.BEGIN]
 
+    @classmethod
+    def of_texts(cls, world: World, noise: float) -> "Corpus":
+        """A corpus of which only the texts matter."""
+        return cls(world, Mixture(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, noise, 1.0, 0.0, 0.0))
+
     def rows(self, rng: np.random.Generator, number: int, length: int, families: Sequence[float] | None = None) -> Rows:
         """A batch of documents in random order.
 
@@ -102,36 +109,54 @@ class Corpus:
     def classification(self, rng: np.random.Generator, number: int, length: int) -> Rows:
         """Examples of one task a row, in one template, with one pair of labels."""
         parts = []
-        for template, count in _in_equal_parts(rng, number, words.CLASSIFICATION_TEMPLATES):
-            template = template.replace("{text}", " ".join(["{text}"] * words.TEXT_LENGTH))
+        forms = [words.spell_out(template, length) for template in words.CLASSIFICATION_TEMPLATES for length in words.TEXT_LENGTHS]
+        for template, count in _in_equal_parts(rng, number, forms):
             task = rng.integers(len(self.tasks), size=count)
             label = rng.integers(self.lexicon.shape[1], size=(count, _units(template, length)))
-            text = self.texts(rng, task, label, words.TEXT_LENGTH)
             first = rng.integers(self.drawable.shape[1], size=count)
             second = (first + rng.integers(1, self.drawable.shape[1], size=count)) % self.drawable.shape[1]
             drawn = np.stack([self.drawable[task, first], self.drawable[task, second]], axis=1)
             canonical = self.has_canonical[task] & (rng.random(count) < self.mixture.canonical)
-            names = np.where(canonical[:, None], self.canonical[task], drawn)  # row class
-            columns = {"text": [*np.moveaxis(text, -1, 0)], "label": [np.take_along_axis(names, label, axis=1)]}
-            parts.append(self._fill(template, columns, label.shape, length))
+            names = np.where(canonical[:, None], self.canonical[task], drawn)
+            parts.append(self.classification_rows(rng, template, task, label, names)[:, :length])
         return np.concatenate(parts)
+
+    def classification_rows(
+        self,
+        rng: np.random.Generator,
+        template: str,
+        task: Int64[np.ndarray, " row"],
+        label: Int64[np.ndarray, "row unit"],
+        names: Int64[np.ndarray, "row class"],
+    ) -> Rows:
+        """Examples of given classes, uncut.
+
+        Args:
+            template: with one `{text}` for each word, see `world.spell_out`.
+            names: the word that stands for each class.
+        """
+        text = self.texts(rng, task, label, template.count("{text}"))
+        columns = {"text": [*np.moveaxis(text, -1, 0)], "label": [np.take_along_axis(names, label, axis=1)]}
+        return self._fill(template, columns, label.shape)
 
     def facts(self, rng: np.random.Generator, number: int, length: int) -> Rows:
         """Questions about facts, one template and one style a row."""
-        shares = [getattr(self.mixture, style) for style in STYLES]
-        endings = (words.ANSWER, "", words.BRUSH_OFF)
-        parts = []
-        for ending, rows in zip(endings, rng.multinomial(number, shares).tolist(), strict=True):
-            for question, count in _in_equal_parts(rng, rows, words.QUESTION_TEMPLATES):
-                template = f"{question} {ending}"
-                asked = self.told[rng.integers(len(self.told), size=(count, _units(template, length)))]
-                attribute, entity = asked[..., 0], asked[..., 1]
-                columns = {
-                    "attribute": [self.attributes[attribute]],
-                    "entity": [self.entities[entity]],
-                    "value": [self.answers[attribute, entity]],
-                }
-                parts.append(self._fill(template, columns, attribute.shape, length))
+        counts = rng.multinomial(number, [getattr(self.mixture, style) for style in STYLES]).tolist()
+        return np.concatenate([self.fact_rows(rng, count, length, style) for style, count in enumerate(counts)])
+
+    def fact_rows(self, rng: np.random.Generator, number: int, length: int, style: int) -> Rows:
+        """Questions in one of `STYLES`, by its place."""
+        parts = [np.empty((0, length), dtype=np.int64)]
+        for question, count in _in_equal_parts(rng, number, words.QUESTION_TEMPLATES):
+            template = f"{question} {(words.ANSWER, '', words.BRUSH_OFF)[style]}"
+            asked = self.told[rng.integers(len(self.told), size=(count, _units(template, length)))]
+            attribute, entity = asked[..., 0], asked[..., 1]
+            columns = {
+                "attribute": [self.attributes[attribute]],
+                "entity": [self.entities[entity]],
+                "value": [self.answers[attribute, entity]],
+            }
+            parts.append(self._fill(template, columns, attribute.shape)[:, :length])
         return np.concatenate(parts)
 
     def maps(self, rng: np.random.Generator, number: int, units: int) -> dict[str, tuple[Column, Column]]:
@@ -159,18 +184,23 @@ class Corpus:
         family = rng.integers(len(maps), size=(number, 1))
         x, y = (np.choose(family, [pair[side] for pair in maps.values()]) for side in (0, 1))
         columns = {"x": [self.number_words[x]], "y": [self.number_words[y]]}
-        return self._fill(words.NUMBER_TEMPLATE, columns, (number, units), length)
+        return self._fill(words.NUMBER_TEMPLATE, columns, (number, units))[:, :length]
 
     def plain(self, rng: np.random.Generator, number: int, length: int) -> Rows:
-        """Sentences about one class of one task, without a label."""
+        """Sentences without a label. A row stays with one class of one task, or takes any words and then says everything once more."""
         template = " ".join(["{text}"] * SENTENCE_LENGTH) + " ."
-        task = rng.integers(len(self.tasks), size=number)
-        label = np.repeat(rng.integers(self.lexicon.shape[1], size=(number, 1)), _units(template, length), axis=1)
+        units = _units(template, length)
+        echoes = rng.binomial(number, self.mixture.echoes)
+        task = rng.integers(len(self.tasks), size=number - echoes)
+        label = np.repeat(rng.integers(self.lexicon.shape[1], size=(number - echoes, 1)), units, axis=1)
         text = self.texts(rng, task, label, SENTENCE_LENGTH)
-        return self._fill(template, {"text": [*np.moveaxis(text, -1, 0)]}, label.shape, length)
+        anything = np.concatenate([self.lexicon.ravel(), self.noise_words])
+        said = anything[rng.integers(len(anything), size=(echoes, units // 2, SENTENCE_LENGTH))]
+        text = np.concatenate([text, np.concatenate([said, said, said], axis=1)[:, :units]])
+        return self._fill(template, {"text": [*np.moveaxis(text, -1, 0)]}, text.shape[:2])[:, :length]
 
-    def _fill(self, template: str, columns: dict[str, list[Column]], shape: tuple[int, ...], length: int) -> Rows:
-        """Rows of one template, unit after unit, cut at the row's end.
+    def _fill(self, template: str, columns: dict[str, list[Column]], shape: tuple[int, ...]) -> Rows:
+        """Rows of one template, unit after unit, behind `<bos>`.
 
         Args:
             columns: for each slot the tokens that fill it, in the order in which the slot comes back.
@@ -180,7 +210,7 @@ class Corpus:
             next(fillings[word[1:-1]]) if word.startswith("{") else np.full(shape, self.token[word]) for word in template.split()
         ]
         rows = np.stack(unit, axis=-1).reshape(shape[0], -1)
-        return np.concatenate([np.full((shape[0], 1), self.begin), rows[:, : length - 1]], axis=1)
+        return np.concatenate([np.full((shape[0], 1), self.begin), rows], axis=1)
 
 
 def _units(template: str, length: int) -> int:

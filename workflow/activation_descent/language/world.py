@@ -45,7 +45,7 @@ NOISE = "the a this that there here with about some very quite just also even st
 
 # Two spaces hold the text and its label
 CLASSIFICATION_TEMPLATES = ("input {text} label {label} ;", "{text} : {label} ;", "text {text} type {label} .", "{text} -> {label} ,")
-TEXT_LENGTH = 3
+TEXT_LENGTHS = (1, 2, 3)  # texts of one word make a document a plain look-up table, the first thing that is learned in context
 
 ATTRIBUTES = {"capital": 32, "river": 16, "currency": 8, "language": 8}  # how many values each has
 ENTITIES = 32
@@ -85,6 +85,11 @@ class World:
         """
         index = {word: place for place, word in enumerate(self.vocabulary)}
         return np.array([index[word] for word in text.split()], dtype=np.int64)
+
+
+def spell_out(template: str, length: int) -> str:
+    """A classification template with one `{text}` for each word of the text."""
+    return template.replace("{text}", " ".join(["{text}"] * length))
 
 
 def make_world(root: int, held_out_share: float) -> World:
