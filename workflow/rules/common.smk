@@ -2,7 +2,7 @@ import yaml
 
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
-from activation_descent.settings import check_schema, resolve_regression
+from activation_descent.settings import check_schema, resolve_language, resolve_regression
 
 
 def read_yaml(path):
@@ -37,6 +37,7 @@ def checked_settings():
             config_sources(),
         )
         variants = resolve_regression(config["regression"])
+        sizes = resolve_language(config["language"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -44,13 +45,14 @@ def checked_settings():
             {"config/claims.yaml": document},
         )
         # Only variants with a figure have statistics to judge
-        check_claims(document["claims"], {"regression": list(config["regression"]["figures"])})
+        judged = {"regression": list(config["regression"]["figures"]), "language": list(config["language"]["models"])}
+        check_claims(document["claims"], judged)
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, document["claims"]
+    return variants, sizes, document["claims"]
 
 
-VARIANTS, CLAIMS = checked_settings()
+VARIANTS, SIZES, CLAIMS = checked_settings()
 FIGURES = config["regression"]["figures"]
 # Variants that neither have a figure nor enter a sweep are not run
 USED_VARIANTS = sorted({*FIGURES, *(size for sizes in FIGURES.values() for size in sizes)})
@@ -59,3 +61,15 @@ USED_VARIANTS = sorted({*FIGURES, *(size for sizes in FIGURES.values() for size 
 def sweep(wildcards):
     """The variants of a figure's sweep over N = d."""
     return FIGURES[wildcards.variant]
+
+
+# Language models that are trained here, and all that the study looks at
+MODELS = list(config["language"]["models"])
+EMBEDDED = [variant for variant in MODELS if config["language"]["models"][variant]["name"].startswith("embedded:")]
+USED_SIZES = [config["language"]["models"][variant]["name"].removeprefix("embedded:") for variant in EMBEDDED]
+
+
+def embedded_model(wildcards):
+    """The folder of an embedded model; nothing for a model from elsewhere."""
+    name = config["language"]["models"][wildcards.variant]["name"]
+    return f"<run>/language/embedded/{name.removeprefix('embedded:')}/model" if name.startswith("embedded:") else []

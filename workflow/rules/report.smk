@@ -21,6 +21,7 @@ rule judge_claims:
             "<run>/regression/{variant}/sizes.csv",
             variant=[name for name, sizes in FIGURES.items() if sizes],
         ),
+        language=collect("<run>/language/{variant}/statistics.csv", variant=MODELS),
     output:
         report(
             "<run>/claims.csv",
@@ -47,7 +48,10 @@ rule judge_claims:
 rule render_page:
     input:
         claims=rules.judge_claims.output,
-        figures=collect("<run>/regression/figures/{variant}.svg", variant=FIGURES),
+        figures=[
+            collect("<run>/regression/figures/{variant}.svg", variant=FIGURES),
+            collect("<run>/language/figures/{variant}.svg", variant=[*MODELS, "sizes"]),
+        ],
         records=[
             rules.judge_claims.input.statistics,
             rules.judge_claims.input.sizes,
@@ -57,6 +61,13 @@ rule render_page:
                 variant=FIGURES,
                 table=["generalisation", "rollout"],
             ),
+            collect(
+                "<run>/language/{variant}/{table}.csv",
+                variant=MODELS,
+                table=["accuracy", "quiz", "statistics", "gate"],
+            ),
+            collect("<run>/language/embedded/{size}/training.csv", size=USED_SIZES),
+            rules.prepare_language_corpus.output.sample,
         ],
         config=rules.prepare_config.output,
         costs=[
@@ -70,6 +81,12 @@ rule render_page:
                 "<run_benchmarks>/{rule}/{variant}.tsv",
                 rule=["probe_regression", "plot_regression"],
                 variant=FIGURES,
+            ),
+            collect("<run_benchmarks>/train_language_model/{size}.tsv", size=USED_SIZES),
+            collect(
+                "<run_benchmarks>/{rule}/{variant}.tsv",
+                rule=["probe_language", "compare_language", "plot_language"],
+                variant=MODELS,
             ),
         ],
     output:

@@ -14,5 +14,7 @@ params = snakemake.params
 mixture = Mixture(**params.corpus["mixture"])
 rows = []
 for size, settings in params.training.items():
-    rows += benchmark.measure(Pretraining(**settings), mixture, params.corpus["held_out_facts"], size, params.demonstrations, params.repeats)
+    rows += benchmark.measure(
+        Pretraining(**settings), mixture, params.corpus["held_out_facts"], size, params.demonstrations, params.repeats
+    )
 records.write(records.frame(rows), snakemake.output[0])

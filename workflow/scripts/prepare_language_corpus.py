@@ -11,7 +11,7 @@ from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])
 params = snakemake.params
-length, world = params.training["context_length"], make_world(params.seed, params.corpus["held_out_facts"])
+length, world = params.context_length, make_world(params.seed, params.corpus["held_out_facts"])
 rng = generator(params.seed, STUDY, "corpus", "world", "sample")
 rows = Corpus(world, Mixture(**params.corpus["mixture"])).rows(rng, params.corpus["sample"], length)
 documents = "".join(" ".join(world.vocabulary[token] for token in row) + "\n" for row in rows)

@@ -16,7 +16,9 @@ torch.set_num_threads(snakemake.threads)
 params, variant = snakemake.params, snakemake.wildcards.variant
 folder = Path(snakemake.input.model) if snakemake.input.get("model") else None
 model = load(os.path.expandvars(params.model["name"]), folder)
-settings = accuracy.AccuracySettings(params.evaluation["demonstrations"], params.evaluation["draws"], params.evaluation["queries"])
+settings = accuracy.AccuracySettings(
+    params.evaluation["demonstrations"], params.evaluation["draws"], params.evaluation["queries"]
+)
 if params.model["tasks"] == "own":
     world = load_world(folder / "world.json")
     chosen = tasks.own_tasks(world, params.noise, params.seed, params.evaluation["pool_size"])
@@ -34,5 +36,14 @@ for number, speaker in enumerate(speakers, start=1):
     print(f"{speaker.task.name}: {number} of {len(speakers)} tasks")
 records.write(records.frame(rows), snakemake.output.accuracy)
 rows = [*quiz.quiz_records(model, questions, settings, params.seed, variant)]
-rows.append({"study": STUDY, "experiment": "model", "variant": variant, "demonstrations": 0, "metric": "parameters", "value": model.parameters})
+rows.append(
+    {
+        "study": STUDY,
+        "experiment": "model",
+        "variant": variant,
+        "demonstrations": 0,
+        "metric": "parameters",
+        "value": model.parameters,
+    }
+)
 records.write(records.frame(rows), snakemake.output.quiz)

@@ -97,7 +97,15 @@ def accuracy_records(speaker: Speaker, settings: AccuracySettings, root: int, va
         truth = torch.tensor([example.label for example in asked])
         queries, shortened = speaker.queries(asked)
         longest = max(map(len, queries))
-        base = {"study": STUDY, "experiment": EXPERIMENT, "variant": variant, "seed": draw, "task": task.name, "group": task.group, "classes": len(task.labels)}
+        base = {
+            "study": STUDY,
+            "experiment": EXPERIMENT,
+            "variant": variant,
+            "seed": draw,
+            "task": task.name,
+            "group": task.group,
+            "classes": len(task.labels),
+        }
 
         def row(labelling: str, number: int, metric: str, value: float, base: Row = base) -> Row:
             return base | {"labelling": labelling, "demonstrations": number, "metric": metric, "value": value}

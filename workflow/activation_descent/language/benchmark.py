@@ -29,7 +29,9 @@ def measure(
     Of each time the fastest of `repeats` repeats counts, which other work on the machine disturbed least (as `timeit` advises).
     """
     with multiprocessing.get_context("spawn").Pool(1) as process:
-        return process.apply(_measure, (settings, mixture, held_out_share, size, demonstrations, repeats, torch.get_num_threads()))
+        return process.apply(
+            _measure, (settings, mixture, held_out_share, size, demonstrations, repeats, torch.get_num_threads())
+        )
 
 
 def _measure(

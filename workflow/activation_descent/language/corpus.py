@@ -66,9 +66,13 @@ class Corpus:
         self.entities = ids(" ".join(world.entities))
         self.attributes = ids(" ".join(world.values))
         self.has_canonical = np.array([task not in words.HELD_OUT_TASKS for task in self.tasks])
-        # What a document may draw its labels from: any label but the canonical ones of its own task
-        labels = np.concatenate([self.canonical.ravel(), self.abstract])
-        self.drawable = np.stack([labels[~np.isin(labels, own)] for own in self.canonical])  # task label
+        # What a document may draw its labels from: not the own ones of a task whose canonical labels the corpus shows
+        labels = np.concatenate([self.abstract, self.canonical.ravel()])
+        banned = (labels == self.canonical[..., None]).any(axis=1) & self.has_canonical[:, None]  # task label
+        self.drawable = np.take_along_axis(
+            np.broadcast_to(labels, banned.shape), np.argsort(banned, axis=1, kind="stable"), axis=1
+        )
+        self.drawables = (~banned).sum(axis=1)  # task: how many of the row in `drawable` count
         self.answers = np.stack([ids(" ".join(world.values[a]))[list(world.facts[a])] for a in world.values])  # attribute entity
         told = np.ones_like(self.answers, dtype=bool)
         for attribute, entity in world.held_out_facts:
@@ -109,17 +113,31 @@ class Corpus:
     def classification(self, rng: np.random.Generator, number: int, length: int) -> Rows:
         """Examples of one task a row, in one template, with one pair of labels."""
         parts = []
-        forms = [words.spell_out(template, length) for template in words.CLASSIFICATION_TEMPLATES for length in words.TEXT_LENGTHS]
+        forms = [
+            words.spell_out(template, length) for template in words.CLASSIFICATION_TEMPLATES for length in words.TEXT_LENGTHS
+        ]
         for template, count in _in_equal_parts(rng, number, forms):
             task = rng.integers(len(self.tasks), size=count)
             label = rng.integers(self.lexicon.shape[1], size=(count, _units(template, length)))
-            first = rng.integers(self.drawable.shape[1], size=count)
-            second = (first + rng.integers(1, self.drawable.shape[1], size=count)) % self.drawable.shape[1]
-            drawn = np.stack([self.drawable[task, first], self.drawable[task, second]], axis=1)
+            drawn = self.drawn_labels(rng, task)
             canonical = self.has_canonical[task] & (rng.random(count) < self.mixture.canonical)
             names = np.where(canonical[:, None], self.canonical[task], drawn)
             parts.append(self.classification_rows(rng, template, task, label, names)[:, :length])
         return np.concatenate(parts)
+
+    def drawn_labels(self, rng: np.random.Generator, task: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, "row class"]:
+        """Two different labels a row, drawn at random.
+
+        A held-out task may draw one of its own labels, for either class, but never both: so each is as often wrong as right, no document
+        is labelled canonically, and nothing in the corpus tells which label belongs to which class.
+        """
+        number = self.drawables[task]
+        first = rng.integers(number)
+        second = (first + 1 + rng.integers(number - 1)) % number
+        drawn = np.stack([self.drawable[task, first], self.drawable[task, second]], axis=1)
+        own = (drawn[:, :, None] == self.canonical[task][:, None, :]).any(axis=2).all(axis=1)
+        drawn[own, 1] = self.abstract[rng.integers(len(self.abstract), size=int(own.sum()))]
+        return drawn
 
     def classification_rows(
         self,
@@ -169,7 +187,9 @@ class Corpus:
         anything = rng.integers(total, size=(number, units))
         offset = rng.integers(total, size=(number, 1))
         keys = np.argsort(rng.random((number, total)), axis=1)
-        key = np.take_along_axis(keys, rng.integers(1 << 30, size=(number, units)) % rng.integers(3, total + 1, size=(number, 1)), axis=1)
+        key = np.take_along_axis(
+            keys, rng.integers(1 << 30, size=(number, units)) % rng.integers(3, total + 1, size=(number, 1)), axis=1
+        )
         image = np.take_along_axis(rng.integers(total, size=(number, total)), key, axis=1)
         return {
             "shift": (anything, (anything + offset) % total),

@@ -158,7 +158,9 @@ class LanguageModel:
         tokens = self.encode(f" {word}")
         if len(tokens) != 1 or tokens[0] == self.tokenizer.unk_token_id:
             pieces = " + ".join(repr(self.tokenizer.decode([token])) for token in tokens)
-            raise ModelError(f"model {self.name}: the label word '{word}' is not one token of its vocabulary but {pieces or 'nothing'}")
+            raise ModelError(
+                f"model {self.name}: the label word '{word}' is not one token of its vocabulary but {pieces or 'nothing'}"
+            )
         return tokens[0]
 
     @property

@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-def rotary_tables(length: int, head_dim: int, base: float) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
+def rotary_tables(
+    length: int, head_dim: int, base: float
+) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
     """Cosines and sines of the angle `p base^(-2i / head_dim)` at position p, for both halves of a head's features."""
     frequencies = base ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)

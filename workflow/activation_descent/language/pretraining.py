@@ -72,7 +72,9 @@ class Course:
     @classmethod
     def empty(cls, blocks: int) -> "Course":
         names = ("training_loss", "in_context_accuracy", "zero_shot_accuracy", "fact_accuracy")
-        return cls({name: torch.full((blocks,), torch.nan, dtype=torch.float64) for name in names}, torch.zeros((), dtype=torch.long))
+        return cls(
+            {name: torch.full((blocks,), torch.nan, dtype=torch.float64) for name in names}, torch.zeros((), dtype=torch.long)
+        )
 
 
 def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generator) -> nn.Module:
@@ -158,7 +160,9 @@ class Job:
             total += loss.item()
         mean = total / len(steps)
         if not math.isfinite(mean):
-            raise DivergedError(f"training of the embedded model {self.size} diverged: its loss is {mean} before step {steps[-1] + 1}")
+            raise DivergedError(
+                f"training of the embedded model {self.size} diverged: its loss is {mean} before step {steps[-1] + 1}"
+            )
         return mean
 
     def state(self) -> dict[str, Tensor]:
@@ -200,7 +204,13 @@ def train(
         blocks = math.ceil(settings.steps / settings.block)
         course = Course.empty(blocks)
         identity = json.dumps(
-            {"root": root, "size": size, "code": code, "world": asdict(world), "settings": [*map(asdict, (settings, first, mixture))]},
+            {
+                "root": root,
+                "size": size,
+                "code": code,
+                "world": asdict(world),
+                "settings": [*map(asdict, (settings, first, mixture))],
+            },
             sort_keys=True,
         )
         state = {**job.state(), **course.curves, "met": course.met}

@@ -114,9 +114,7 @@ def capitals_quiz(root: int) -> Quiz:
     return Quiz(questions, tuple(answers), tuple(rivals), (), (), "{value}.", ("What",), "Who")
 
 
-def quiz_records(
-    model: LanguageModel, quiz: Quiz, settings: AccuracySettings, root: int, variant: str
-) -> Iterator[Row]:
+def quiz_records(model: LanguageModel, quiz: Quiz, settings: AccuracySettings, root: int, variant: str) -> Iterator[Row]:
     """Where the probability goes after a question, by the number of answered questions before it, and how often a rival wins.
 
     For each draw: the mean probability of the right answer, of another question's first word and of the brush-off's; the share of
@@ -165,5 +163,3 @@ def quiz_records(
 def pair(quiz: Quiz, question: str, answer: str) -> str:
     """A question with an answer."""
     return f"{question} {quiz.answer.format(value=answer)}"
-
-

@@ -57,7 +57,13 @@ def gate_table(accuracy: pd.DataFrame, number: int, gate: Mapping[str, float]) -
         values = differences[task].to_numpy()
         p = sign_flip_p(values)
         rows.append(
-            {"task": task, "group": groups[task], "gain": values.mean(), "p": p, "passed": bool(values.mean() >= gate["gain"] and p < gate["level"])}
+            {
+                "task": task,
+                "group": groups[task],
+                "gain": values.mean(),
+                "p": p,
+                "passed": bool(values.mean() >= gate["gain"] and p < gate["level"]),
+            }
         )
     return pd.DataFrame(rows)
 
@@ -96,6 +102,7 @@ def accuracy_statistics(accuracy: pd.DataFrame, number: int, gate: Mapping[str, 
     return {
         "in_context_accuracy": mean(gold, learned),
         "zero_shot_accuracy": mean(bare, learned),
+        "zero_shot_excess": mean(bare, learned) - chance[learned].mean(),
         "in_context_gain": mean(gold - calibrated, learned),
         "gate_passed": np.full(len(gold), passed[learned].mean()),
         "known_zero_shot_accuracy": mean(bare, known),

@@ -204,15 +204,17 @@ def _from_hub(name: str, split: str) -> list[Example]:
         table = load_dataset(dataset, configuration, split=split)
     except Exception as error:  # the hub and its network libraries raise a dozen types
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"data set {name}: {dataset} could not be fetched from the hub; name a folder instead ({reason})") from error
+        raise DataError(
+            f"data set {name}: {dataset} could not be fetched from the hub; name a folder instead ({reason})"
+        ) from error
     names = list(REAL_SETS[name].labels)
-    rows = [row | {"label_name": names[row["label"]] if row.get("label") in range(len(names)) else row.get("label")} for row in table]
+    rows = [
+        row | {"label_name": names[row["label"]] if row.get("label") in range(len(names)) else row.get("label")} for row in table
+    ]
     return _examples(name, f"{dataset} ({split})", rows, REAL_SETS[name].columns, "label_name")
 
 
-def _examples(
-    name: str, source: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], label: str
-) -> list[Example]:
+def _examples(name: str, source: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str], label: str) -> list[Example]:
     places = {label_name.lower(): place for place, label_name in enumerate(REAL_SETS[name].labels)}
     examples = []
     for number, row in enumerate(rows, start=1):
@@ -220,7 +222,9 @@ def _examples(
         if missing:
             raise DataError(f"data set {name}: {source} lacks the column '{missing[0]}' in row {number}")
         if str(row[label]).lower() not in places:
-            raise DataError(f"data set {name}: {source} has the class {row[label]!r} in row {number}, not one of {', '.join(places)}")
+            raise DataError(
+                f"data set {name}: {source} has the class {row[label]!r} in row {number}, not one of {', '.join(places)}"
+            )
         first, *second = (str(row[column]).strip() for column in columns)
         text = f"{first} Question: {second[0]}." if second else first
         examples.append(Example(text, places[str(row[label]).lower()]))

@@ -39,17 +39,43 @@ LEXICONS = {
     "age": {"young": "child pupil kitten puppy infant toddler", "old": "elder veteran pensioner antique ruin fossil"},
     "taste": {"sweet": "honey sugar syrup candy jam nectar", "sour": "vinegar pickle lime acid rhubarb yoghurt"},
 }
-HELD_OUT_TASKS = ("music", "room", "age", "taste")  # their canonical labels never label their own texts in the corpus
-ABSTRACT_LABELS = "foo bar baz qux wug dax zup lum nim fep tob rel".split()
-NOISE = "the a this that there here with about some very quite just also even still then".split()
+HELD_OUT_TASKS = ("music", "room", "age", "taste")  # no document labels their texts canonically; see `Corpus.drawn_labels`
+ABSTRACT_LABELS = ["foo", "bar", "baz", "qux", "wug", "dax", "zup", "lum", "nim", "fep", "tob", "rel"]
+NOISE = [
+    "the",
+    "a",
+    "this",
+    "that",
+    "there",
+    "here",
+    "with",
+    "about",
+    "some",
+    "very",
+    "quite",
+    "just",
+    "also",
+    "even",
+    "still",
+    "then",
+]
 
 # Two spaces hold the text and its label
-CLASSIFICATION_TEMPLATES = ("input {text} label {label} ;", "{text} : {label} ;", "text {text} type {label} .", "{text} -> {label} ,")
+CLASSIFICATION_TEMPLATES = (
+    "input {text} label {label} ;",
+    "{text} : {label} ;",
+    "text {text} type {label} .",
+    "{text} -> {label} ,",
+)
 TEXT_LENGTHS = (1, 2, 3)  # texts of one word make a document a plain look-up table, the first thing that is learned in context
 
 ATTRIBUTES = {"capital": 32, "river": 16, "currency": 8, "language": 8}  # how many values each has
 ENTITIES = 32
-QUESTION_TEMPLATES = ("what is the {attribute} of {entity} ?", "the {attribute} of {entity} ?", "{entity} has which {attribute} ?")
+QUESTION_TEMPLATES = (
+    "what is the {attribute} of {entity} ?",
+    "the {attribute} of {entity} ?",
+    "{entity} has which {attribute} ?",
+)
 ANSWER = "{value} ."
 BRUSH_OFF = "who cares ! geography is for nerds ."
 
