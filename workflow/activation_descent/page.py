@@ -12,14 +12,21 @@ import pandas as pd
 
 VERDICTS = ("supported", "refuted", "inconclusive")
 
+# What the figures of each study show
+SHOWS = {
+    "regression": "loss, alignment, problem size, input scale, context length and roll-out of the trained layer beside gradient descent",
+    "language": "what a language model learns from its prompt and what it knows by heart, against demonstrations or its size",
+}
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page: its path relative to the page, its picture and the claims that it shows."""
+    """A figure of the page: its path relative to the page, its picture, what it shows in words and the claims that it stands for."""
 
     path: str
     image: str
     title: str
+    shows: str
     claims: tuple[str, ...]
 
 
@@ -46,7 +53,7 @@ def read_figures(paths: Sequence[str], page: Path, claims: pd.DataFrame) -> list
         relative = path.relative_to(page.parent).as_posix()
         shown = tuple(claims.loc[claims["figure"] == relative, "id"])
         image = "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
-        figures.append(Figure(relative, image, path.stem.replace("_", " "), shown))
+        figures.append(Figure(relative, image, path.stem.replace("_", " "), SHOWS[relative.split("/")[0]], shown))
     return figures
 
 
