@@ -202,3 +202,44 @@ def _check_sine(where: str, layer: Mapping[str, Any], descent: Mapping[str, Any]
     for key in ("tasks", "context_length", "half_range", "amplitude", "shared_draw", "steps", "snapshot_every"):
         if layer["tasks"] != "sine" or layer[key] != descent[key]:
             raise SettingsError(f"{where}: the two variants of kind sine need the same {key}, of sine tasks")
+
+
+def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The full training settings of each embedded size: the common ones, overlaid with the size's own.
+
+    Raises:
+        SettingsError: if settings that are fine one by one cannot be run together.
+    """
+    for name in ("first_mixture", "mixture"):
+        for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs")):
+            total = sum(study["corpus"][name][share] for share in group)
+            if abs(total - 1) > 1e-6:
+                raise SettingsError(f"configuration: language.corpus.{name}: {', '.join(group)} add up to {total:g}, not to 1")
+    sizes = {name: {**study["training"], **own} for name, own in study["sizes"].items()}
+    for name, settings in sizes.items():
+        if settings["hidden_size"] % (2 * settings["heads"]):
+            raise SettingsError(
+                f"configuration: language.sizes.{name}: hidden_size {settings['hidden_size']} does not divide into "
+                f"{settings['heads']} heads of an even size"
+            )
+        if settings["first_steps"] + settings["decay_steps"] > settings["steps"]:
+            raise SettingsError(
+                f"configuration: language.sizes.{name}: first_steps and decay_steps exceed steps {settings['steps']}"
+            )
+        if settings["context_length"] != study["training"]["context_length"]:
+            raise SettingsError(
+                f"configuration: language.sizes.{name}: context_length belongs to language.training; sizes share it"
+            )
+    for name, model in study["models"].items():
+        size = model["name"].removeprefix("embedded:")
+        if (size != model["name"]) and size not in sizes:
+            raise SettingsError(f"configuration: language.models.{name}: there is no size '{size}'; sizes are {', '.join(sizes)}")
+        if (model["tasks"] == "own") != (size != model["name"]):
+            raise SettingsError(
+                f"configuration: language.models.{name}: tasks must be 'own' for embedded models and a list of real sets for others"
+            )
+    evaluation = study["evaluation"]
+    for number in (0, evaluation["judged_demonstrations"]):
+        if number not in evaluation["demonstrations"]:
+            raise SettingsError(f"configuration: language.evaluation.demonstrations: {number} is missing; the claims read it")
+    return sizes

@@ -5,24 +5,21 @@ whole job. Each step's tasks come from a stream of their own, so a run that resu
 was never interrupted, and ends with the same bytes.
 """
 
-import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.learners import gradient_descent_model, optimal_rate, predict, ridge_model
@@ -364,19 +361,19 @@ def train(
         DivergedError: if a loss is no longer finite.
         CheckpointError: if the checkpoint is damaged.
     """
-    with _alone(checkpoint):
+    with checkpointing.alone(checkpoint):
         job = Job(settings, root, variant, device)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
         identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
         losses = torch.full((settings.starts, len(ends)), torch.nan, dtype=torch.float64)
         trained = Trained(ends, torch.zeros(settings.starts, len(ends), job.weights.shape[1]), losses, losses[:, -1])
         trained.snapshots[:, 0] = job.weights.cpu()
-        done = _restore(checkpoint, identity, job, trained)
+        done = checkpointing.restore(checkpoint, identity, _state(job, trained))
         for block, (start, end) in enumerate(pairwise(ends), start=1):
             if block > done:
                 trained.losses[:, block] = job.advance(range(start, end))
                 trained.snapshots[:, block] = job.weights.cpu()
-                _save(checkpoint, identity, job, trained, block)
+                checkpointing.save(checkpoint, identity, _state(job, trained), block)
             report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -389,63 +386,5 @@ def best(trained: Trained, number: int) -> Trained:
     return Trained(trained.steps, trained.snapshots[kept], trained.losses[kept], trained.start_losses.clone())
 
 
-@contextmanager
-def _alone(checkpoint: Path | None) -> Iterator[None]:
-    """Wait until no other process trains from this checkpoint.
-
-    A job whose workflow was killed lives on; the job of the next run waits for it here instead of writing into its files.
-    """
-    if checkpoint is None:
-        yield
-        return
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    path = checkpoint.with_suffix(".lock")
-    with _locked(path):
-        try:
-            yield
-        finally:
-            path.unlink()
-
-
-def _locked(path: Path) -> TextIO:
-    """An open file that this process alone has locked. A file that its last owner removed meanwhile is nobody's: try again."""
-    while True:
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is training here, as {path} says; waiting for it to end", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return file
-        file.close()
-
-
 def _state(job: Job, trained: Trained) -> dict[str, Tensor]:
     return {"weights": job.weights, **job.moments, "snapshots": trained.snapshots, "losses": trained.losses}
-
-
-def _save(checkpoint: Path | None, identity: str, job: Job, trained: Trained, block: int) -> None:
-    if checkpoint is None:
-        return
-    partial = checkpoint.with_suffix(".partial")
-    save_file(_state(job, trained), partial, metadata={"identity": identity, "block": str(block)})
-    os.replace(partial, checkpoint)
-
-
-def _restore(checkpoint: Path | None, identity: str, job: Job, trained: Trained) -> int:
-    """Load a checkpoint of the same settings; returns the number of blocks that it holds, 0 if there is none."""
-    if checkpoint is None or not checkpoint.exists():
-        return 0
-    try:
-        with safe_open(checkpoint, framework="pt") as stored:
-            metadata = stored.metadata()
-            if metadata["identity"] != identity:
-                print(f"{checkpoint} was written by other settings or other code; training from the start", flush=True)
-                return 0
-            for name, tensor in _state(job, trained).items():
-                tensor.copy_(stored.get_tensor(name))
-    except Exception as error:  # safetensors raises its own type, and others on a file cut short
-        raise CheckpointError(f"{checkpoint} cannot be read ({error}); delete it to train from the start") from error
-    print(f"resuming {checkpoint} after block {metadata['block']}", flush=True)
-    return int(metadata["block"])
