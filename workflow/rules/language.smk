@@ -99,6 +99,7 @@ rule plot_language:
     input:
         accuracy=rules.probe_language.output.accuracy,
         quiz=rules.probe_language.output.quiz,
+        gate=rules.compare_language.output.gate,
     output:
         report(
             "<run>/language/figures/{variant}.svg",
@@ -115,6 +116,8 @@ rule plot_language:
     threads: 1
     params:
         code=code("plot_language"),
+        name=lambda wildcards: config["language"]["models"][wildcards.variant]["name"],
+        judged=config["language"]["evaluation"]["judged_demonstrations"],
     message:
         "Draw the curves of a language model: {wildcards.variant}"
     script:
@@ -145,6 +148,32 @@ rule plot_language_sizes:
         "Draw the embedded models against their size"
     script:
         "../scripts/plot_language_sizes.py"
+
+
+rule plot_language_pretraining:
+    input:
+        training=collect("<run>/language/embedded/{size}/training.csv", size=USED_SIZES),
+    output:
+        report(
+            "<run>/language/figures/pretraining.svg",
+            caption="../report/language_pretraining.rst",
+            category="language",
+            labels={"variant": "pretraining"},
+        ),
+    log:
+        "<run_logs>/plot_language_pretraining.log",
+    benchmark:
+        "<run_benchmarks>/plot_language_pretraining.tsv"
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("plot_language_pretraining"),
+        training=SIZES,
+    message:
+        "Draw the pretraining of the embedded models"
+    script:
+        "../scripts/plot_language_pretraining.py"
 
 
 rule benchmark_language:

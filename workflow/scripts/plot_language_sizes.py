@@ -1,9 +1,10 @@
 """Draw the statistics of the embedded models against their number of parameters."""
 
 from activation_descent import plotting, records
-from activation_descent.language.figures import sizes_figure
+from activation_descent.language.figures import draw_sizes
 from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])
-statistics, quiz = records.read(list(snakemake.input.statistics)), records.read(list(snakemake.input.quiz))
-plotting.save(sizes_figure(statistics, quiz), snakemake.output[0])
+with plotting.style():
+    figure = draw_sizes(records.read(snakemake.input.statistics), records.read(snakemake.input.quiz))
+    plotting.save(figure, snakemake.output[0])
