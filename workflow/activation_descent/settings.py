@@ -210,11 +210,10 @@ def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         SettingsError: if settings that are fine one by one cannot be run together.
     """
-    for name in ("first_mixture", "mixture"):
-        for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs")):
-            total = sum(study["corpus"][name][share] for share in group)
-            if abs(total - 1) > 1e-6:
-                raise SettingsError(f"configuration: language.corpus.{name}: {', '.join(group)} add up to {total:g}, not to 1")
+    for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs")):
+        total = sum(study["corpus"]["mixture"][share] for share in group)
+        if abs(total - 1) > 1e-6:
+            raise SettingsError(f"configuration: language.corpus.mixture: {', '.join(group)} add up to {total:g}, not to 1")
     sizes = {name: {**study["training"], **own} for name, own in study["sizes"].items()}
     for name, settings in sizes.items():
         if settings["hidden_size"] % (2 * settings["heads"]):

@@ -15,10 +15,10 @@ log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params, size = snakemake.params, snakemake.wildcards.size
 settings = pretraining.Pretraining(**params.training)
-first, mixture = (Mixture(**params.corpus[name]) for name in ("first_mixture", "mixture"))
+mixture = Mixture(**params.corpus["mixture"])
 world = load_world(Path(snakemake.input.world))
 progress = Progress(f"{snakemake.rule} {size}", settings.steps)
-config = {"seed": params.seed, "size": size, **asdict(settings), "mixture": asdict(mixture), "first_mixture": asdict(first)}
+config = {"seed": params.seed, "size": size, **asdict(settings), "mixture": asdict(mixture)}
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
 with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, size, config) as log:
@@ -29,6 +29,6 @@ with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rul
 
     curve = Path(snakemake.output.curve)
     checkpoint = curve.with_name("checkpoint.safetensors")
-    network, course = pretraining.train(settings, world, first, mixture, params.seed, size, checkpoint, params.code, report)
+    network, course = pretraining.train(settings, world, mixture, params.seed, size, checkpoint, params.code, report)
     pretraining.save_model(network, world, settings, mixture, Path(snakemake.output.model))
     records.write(records.frame(pretraining.course_records(course, settings, size)), curve)

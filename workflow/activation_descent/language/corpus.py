@@ -32,7 +32,6 @@ class Mixture:
     Attributes:
         classification, facts, numbers, plain: shares of the rows; they add up to 1.
         canonical: share of the classification documents of a task with canonical labels that use them.
-        echoes: share of the plain documents that say everything twice.
         noise: share of a text's words that say nothing of its class.
         answers, questions, brush_offs: shares of the styles among documents about facts; they add up to 1.
     """
@@ -41,7 +40,6 @@ class Mixture:
     facts: float
     numbers: float
     plain: float
-    echoes: float
     canonical: float
     noise: float
     answers: float
@@ -83,18 +81,16 @@ class Corpus:
     @classmethod
     def of_texts(cls, world: World, noise: float) -> "Corpus":
         """A corpus of which only the texts matter."""
-        return cls(world, Mixture(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, noise, 1.0, 0.0, 0.0))
+        return cls(world, Mixture(1.0, 0.0, 0.0, 0.0, 1.0, noise, 1.0, 0.0, 0.0))
 
-    def rows(self, rng: np.random.Generator, number: int, length: int, families: Sequence[float] | None = None) -> Rows:
+    def rows(self, rng: np.random.Generator, number: int, length: int) -> Rows:
         """A batch of documents in random order.
 
         Args:
             number: rows.
             length: tokens of a row, the first of them `<bos>`.
-            families: shares of the families in the order of `FAMILIES`, if other than the mixture's.
         """
-        shares = [getattr(self.mixture, family) for family in FAMILIES] if families is None else families
-        counts = rng.multinomial(number, shares)
+        counts = rng.multinomial(number, [getattr(self.mixture, family) for family in FAMILIES])
         generators = (self.classification, self.facts, self.numbers, self.plain)
         parts = [generate(rng, int(count), length) for generate, count in zip(generators, counts, strict=True) if count]
         return np.concatenate(parts)[rng.permutation(number)]
@@ -110,13 +106,15 @@ class Corpus:
         np.put_along_axis(noisy, kept[..., None], False, axis=-1)
         return np.where(noisy, self.noise_words[rng.integers(len(self.noise_words), size=shape)], text)
 
-    def classification(self, rng: np.random.Generator, number: int, length: int) -> Rows:
-        """Examples of one task a row, in one template, with one pair of labels."""
+    def classification(self, rng: np.random.Generator, number: int, length: int, forms: Sequence[str] | None = None) -> Rows:
+        """Examples of one task a row, in one template, with one pair of labels.
+
+        Args:
+            forms: templates with one `{text}` for each word, if not all of them in all lengths of texts.
+        """
         parts = []
-        forms = [
-            words.spell_out(template, length) for template in words.CLASSIFICATION_TEMPLATES for length in words.TEXT_LENGTHS
-        ]
-        for template, count in _in_equal_parts(rng, number, forms):
+        every = [words.spell_out(template, size) for template in words.CLASSIFICATION_TEMPLATES for size in words.TEXT_LENGTHS]
+        for template, count in _in_equal_parts(rng, number, forms or every):
             task = rng.integers(len(self.tasks), size=count)
             label = rng.integers(self.lexicon.shape[1], size=(count, _units(template, length)))
             drawn = self.drawn_labels(rng, task)
@@ -156,6 +154,10 @@ class Corpus:
         text = self.texts(rng, task, label, template.count("{text}"))
         columns = {"text": [*np.moveaxis(text, -1, 0)], "label": [np.take_along_axis(names, label, axis=1)]}
         return self._fill(template, columns, label.shape)
+
+    def short(self, rng: np.random.Generator, number: int, length: int) -> Rows:
+        """Documents of classification in the shortest form alone, where labels are dense and near."""
+        return self.classification(rng, number, length, [words.spell_out(words.SHORT_TEMPLATE, words.SHORT_TEXT)])
 
     def facts(self, rng: np.random.Generator, number: int, length: int) -> Rows:
         """Questions about facts, one template and one style a row."""
@@ -207,17 +209,13 @@ class Corpus:
         return self._fill(words.NUMBER_TEMPLATE, columns, (number, units))[:, :length]
 
     def plain(self, rng: np.random.Generator, number: int, length: int) -> Rows:
-        """Sentences without a label. A row stays with one class of one task, or takes any words and then says everything once more."""
+        """Sentences of one class of one task a row, without a label."""
         template = " ".join(["{text}"] * SENTENCE_LENGTH) + " ."
         units = _units(template, length)
-        echoes = rng.binomial(number, self.mixture.echoes)
-        task = rng.integers(len(self.tasks), size=number - echoes)
-        label = np.repeat(rng.integers(self.lexicon.shape[1], size=(number - echoes, 1)), units, axis=1)
+        task = rng.integers(len(self.tasks), size=number)
+        label = np.repeat(rng.integers(self.lexicon.shape[1], size=(number, 1)), units, axis=1)
         text = self.texts(rng, task, label, SENTENCE_LENGTH)
-        anything = np.concatenate([self.lexicon.ravel(), self.noise_words])
-        said = anything[rng.integers(len(anything), size=(echoes, units // 2, SENTENCE_LENGTH))]
-        text = np.concatenate([text, np.concatenate([said, said, said], axis=1)[:, :units]])
-        return self._fill(template, {"text": [*np.moveaxis(text, -1, 0)]}, text.shape[:2])[:, :length]
+        return self._fill(template, {"text": [*np.moveaxis(text, -1, 0)]}, label.shape)[:, :length]
 
     def _fill(self, template: str, columns: dict[str, list[Column]], shape: tuple[int, ...]) -> Rows:
         """Rows of one template, unit after unit, behind `<bos>`.

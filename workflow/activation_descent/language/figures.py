@@ -96,7 +96,14 @@ def _by_demonstrations(axes: "Axes", table: pd.DataFrame, column: str, names: Ma
         if len(rows):
             means = rows.groupby(["seed", "demonstrations"], as_index=False)["value"].mean()
             curve(
-                axes, means.assign(place=means["demonstrations"].map(places)), "place", label, colour, dashes, marker, each_seed=False
+                axes,
+                means.assign(place=means["demonstrations"].map(places)),
+                "place",
+                label,
+                colour,
+                dashes,
+                marker,
+                each_seed=False,
             )
     axes.set_xticks(list(places.values()), [f"{number:g}" for number in numbers])
     axes.set_ylim(-0.03, 1.03)

@@ -19,19 +19,23 @@ ROWS = 160  # a standard error of .04 at chance, .024 at .9
 
 
 class Gate:
-    """The gate's documents, drawn once."""
+    """The gate's documents, drawn once.
 
-    def __init__(self, corpus: Corpus, length: int, root: int):
+    Args:
+        template: of the examples, with one `{text}` for each word.
+        length: of the longest document; where 8 demonstrations do not fit, there are fewer.
+    """
+
+    def __init__(self, corpus: Corpus, template: str, length: int, root: int):
         rng = generator(root, STUDY, "pretraining", "corpus", "tune")
+        unit, place = len(template.split()), template.split().index("{label}")
+        demonstrations = min(DEMONSTRATIONS, (length - 1 - place) // unit)
         held_out = [corpus.tasks.index(task) for task in words.HELD_OUT_TASKS]
         task = rng.choice(held_out, ROWS)
-        self.label = torch.from_numpy(rng.integers(2, size=(ROWS, DEMONSTRATIONS + 1)))
-        template = words.spell_out(words.CLASSIFICATION_TEMPLATES[0], max(words.TEXT_LENGTHS))
+        self.label = torch.from_numpy(rng.integers(2, size=(ROWS, demonstrations + 1)))
         self.names = torch.from_numpy(corpus.canonical[task])
         rows = corpus.classification_rows(rng, template, task, self.label.numpy(), corpus.canonical[task])
-        unit = len(template.split())
-        place = template.split().index("{label}")
-        self.first, self.last = place, DEMONSTRATIONS * unit + place  # the tokens before the first and the last label
+        self.first, self.last = place, demonstrations * unit + place  # the tokens before the first and the last label
         self.classification = torch.from_numpy(rows[:, : self.last + 1])
         self.facts = torch.from_numpy(corpus.fact_rows(rng, ROWS // 4, length, STYLES.index("answers")))
         values = torch.from_numpy(np.unique(corpus.answers))
@@ -41,7 +45,7 @@ class Gate:
 
     @torch.no_grad()
     def measure(self, network: nn.Module, tables: tuple[Tensor, Tensor]) -> dict[str, float]:
-        """Accuracy with 8 demonstrations and with none on held-out tasks with canonical labels, and of facts among all words."""
+        """Accuracy with demonstrations and with none on held-out tasks with canonical labels, and of facts among all words."""
         logits = forward(network, self.classification, tables)
         told = forward(network, self.facts, tables)[:, :-1].argmax(-1) == self.facts[:, 1:]
         return {

@@ -30,10 +30,10 @@ def _normalise(x: Float[Tensor, "token feature"], norm: nn.Module) -> Float[Tens
     return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
-def forward(
+def final_states(
     network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor]
-) -> Float[Tensor, "row token word"]:
-    """Logits of the next token at each position, equal to `network(tokens).logits`.
+) -> Float[Tensor, "row token feature"]:
+    """What the unembedding reads at each position.
 
     Args:
         network: a `LlamaForCausalLM` with as many key heads as query heads and tied embeddings.
@@ -41,18 +41,35 @@ def forward(
     """
     config = network.config
     heads, width, (rows, length) = config.num_attention_heads, config.hidden_size, tokens.shape
-    cos, sin = (table[:length, None, None] for table in tables)  # token 1 1 feature
+    # Queries and keys of all heads share the tables: token feature
+    cos, sin = (table[:length].repeat(1, 2 * heads) for table in tables)
     x = F.embedding(tokens, network.model.embed_tokens.weight).view(rows * length, width)
     for block in network.model.layers:
         attention, mlp = block.self_attn, block.mlp
         query, key = attention.q_proj.weight, attention.k_proj.weight
         weight = torch.cat([query, key, _swapped(query, heads), _swapped(key, heads), attention.v_proj.weight])
-        projected = F.linear(_normalise(x, block.input_layernorm), weight).view(rows, length, 5, heads, width // heads)
-        rotated = torch.addcmul(projected[:, :, :2] * cos, projected[:, :, 2:4], sin)
-        q, k, v = (part.transpose(1, 2) for part in (*rotated.unbind(2), projected[:, :, 4]))  # row head token feature
+        projected = F.linear(_normalise(x, block.input_layernorm), weight).view(rows, length, 5 * width)
+        # Split and not indexed: the gradient of an index is a tensor of zeros with something in it
+        plain, turned, value = projected.split([2 * width, 2 * width, width], dim=-1)
+        rotated = torch.addcmul(plain * cos, turned, sin).view(rows, length, 2, heads, width // heads)
+        q, k = rotated.permute(2, 0, 3, 1, 4)  # row head token feature
+        v = value.view(rows, length, heads, width // heads).transpose(1, 2)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(rows * length, width)
         x = torch.addmm(x, attended, attention.o_proj.weight.T)
         gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         gate, up = F.linear(_normalise(x, block.post_attention_layernorm), gate_up).chunk(2, dim=-1)
         x = torch.addmm(x, F.silu(gate) * up, mlp.down_proj.weight.T)
-    return F.linear(_normalise(x, network.model.norm), network.model.embed_tokens.weight).view(rows, length, -1)
+    return _normalise(x, network.model.norm).view(rows, length, width)
+
+
+def forward(
+    network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor]
+) -> Float[Tensor, "row token word"]:
+    """Logits of the next token at each position, equal to `network(tokens).logits`. Arguments as of `final_states`."""
+    return F.linear(final_states(network, tokens, tables), network.model.embed_tokens.weight)
+
+
+def next_token_loss(network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
+    """Mean cross-entropy of every token after the first, in nats. Arguments as of `final_states`."""
+    states = final_states(network, tokens, tables)[:, :-1].flatten(0, 1)
+    return F.cross_entropy(F.linear(states, network.model.embed_tokens.weight), tokens[:, 1:].flatten())

@@ -1,8 +1,11 @@
 """Pretraining: next-token prediction on the corpus, until the model learns in context, knows its facts and its loss has settled.
 
-First documents of classification alone: the plateau before learning in context is left sooner there than on the whole mixture. Then the
-mixture. When the gate is met and the loss has settled, the learning rate falls to zero and training ends. Each step's documents come from
-a stream of their own, so a run that resumes meets the same documents as one that was never interrupted, and ends with the same bytes.
+First short rows, most of them documents of classification in their shortest form, until the model learns from them in context (length
+warm-up; Press et al. 2021 and Li et al. 2022 train larger models so). Before a model has learned where to look, its attention spreads over
+all that it has read, and the few words that matter count the less the longer the row is: in rows of 32 tokens it learns from some 1.5
+million tokens, in rows of 128 not from 5 million. Then the mixture at full length. When the gate is met and the loss has settled, the
+learning rate falls to zero and training ends. Each step's documents come from a stream of their own, so a run that resumes meets the same
+documents as one that was never interrupted, and ends with the same bytes.
 """
 
 import json
@@ -20,10 +23,12 @@ from torch import Tensor, nn
 
 from activation_descent import checkpointing
 from activation_descent.errors import DivergedError
+from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
-from activation_descent.language.network import forward, rotary_tables
+from activation_descent.language.network import next_token_loss, rotary_tables
 from activation_descent.language.world import STUDY, World, make_tokenizer, save_world
+from activation_descent.records import write_text
 from activation_descent.seeding import generator
 
 EXPERIMENT = "pretraining"
@@ -41,10 +46,12 @@ class Pretraining:
     rotary_base: float
     init_scale: float
     context_length: int
+    first_length: int
     steps: int
     first_steps: int
     decay_steps: int
     rows: int
+    short_share: float
     learning_rate: float
     warmup_steps: int
     beta1: float
@@ -53,6 +60,7 @@ class Pretraining:
     clip_norm: float
     block: int
     settled: float
+    first_accuracy: float
     in_context_accuracy: float
     fact_accuracy: float
 
@@ -63,18 +71,19 @@ class Course:
 
     Attributes:
         curves: by name; not a number for blocks that are still to come.
+        grown: the block after which rows were of full length, 0 as long as they were not.
         met: the block after which the learning rate began to fall, 0 as long as it has not.
     """
 
     curves: dict[str, Tensor]
+    grown: Tensor
     met: Tensor
 
     @classmethod
     def empty(cls, blocks: int) -> "Course":
         names = ("training_loss", "in_context_accuracy", "zero_shot_accuracy", "fact_accuracy")
-        return cls(
-            {name: torch.full((blocks,), torch.nan, dtype=torch.float64) for name in names}, torch.zeros((), dtype=torch.long)
-        )
+        curves = {name: torch.full((blocks,), torch.nan, dtype=torch.float64) for name in names}
+        return cls(curves, torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long))
 
 
 def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generator) -> nn.Module:
@@ -104,11 +113,11 @@ def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generato
 
 
 class Job:
-    """One model on its way: weights, optimiser and the corpora of both phases."""
+    """One model on its way: weights, optimiser and corpus."""
 
-    def __init__(self, settings: Pretraining, world: World, first: Mixture, mixture: Mixture, root: int, size: str):
+    def __init__(self, settings: Pretraining, world: World, mixture: Mixture, root: int, size: str):
         self.settings, self.root, self.size = settings, root, size
-        self.corpora = (Corpus(world, first), Corpus(world, mixture))
+        self.corpus = Corpus(world, mixture)
         rng = generator(root, STUDY, EXPERIMENT, size, "initialise")
         self.network = make_network(settings, len(world.vocabulary), rng)
         head_dim = settings.hidden_size // settings.heads
@@ -128,11 +137,16 @@ class Job:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
-    def rows(self, step: int) -> Tensor:
-        """The documents of one step, from the stream "train"."""
-        corpus = self.corpora[step >= self.settings.first_steps]
+    def rows(self, step: int, grown: bool) -> Tensor:
+        """The documents of one step, from the stream "train": as many tokens in short rows as in those of full length."""
+        settings = self.settings
         rng = generator(self.root, STUDY, EXPERIMENT, "corpus", "train", step=step)
-        return torch.from_numpy(corpus.rows(rng, self.settings.rows, self.settings.context_length))
+        if grown:
+            return torch.from_numpy(self.corpus.rows(rng, settings.rows, settings.context_length))
+        number, length = settings.rows * settings.context_length // settings.first_length, settings.first_length
+        short = round(settings.short_share * number)
+        parts = [self.corpus.short(rng, short, length), self.corpus.rows(rng, number - short, length)]
+        return torch.from_numpy(np.concatenate(parts))
 
     def rate(self, step: int, decay_from: int) -> float:
         """The learning rate: a linear warm-up, then constant, then a linear fall to zero once the gate is met."""
@@ -140,8 +154,11 @@ class Job:
         falling = 1.0 if step < decay_from else 1 - (step - decay_from) / settings.decay_steps
         return settings.learning_rate * min(1.0, (step + 1) / settings.warmup_steps) * falling
 
-    def advance(self, steps: range, decay_from: int) -> float:
+    def advance(self, steps: range, grown: bool, decay_from: int) -> float:
         """Train through `steps`, with a learning rate that falls from step `decay_from` on; returns the mean loss.
+
+        Args:
+            grown: read the mixture at full length; otherwise the short documents.
 
         Raises:
             DivergedError: if it is not finite.
@@ -150,9 +167,7 @@ class Job:
         for step in steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(step, decay_from)
-            tokens = self.rows(step)
-            logits = forward(self.network, tokens, self.tables)
-            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+            loss = next_token_loss(self.network, self.rows(step, grown), self.tables)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()
@@ -177,7 +192,6 @@ class Job:
 def train(
     settings: Pretraining,
     world: World,
-    first: Mixture,
     mixture: Mixture,
     root: int,
     size: str,
@@ -188,7 +202,6 @@ def train(
     """Train one embedded model.
 
     Args:
-        first: the mixture of the first steps.
         root: the configuration's `seed`.
         checkpoint: rewritten after each block, removed at the end; see `checkpointing`.
         code: a digest of the program.
@@ -199,8 +212,10 @@ def train(
         CheckpointError: if the checkpoint is damaged.
     """
     with checkpointing.alone(checkpoint):
-        job = Job(settings, world, first, mixture, root, size)
-        gate = Gate(job.corpora[1], settings.context_length, root)
+        job = Job(settings, world, mixture, root, size)
+        short = Gate(job.corpus, words.spell_out(words.SHORT_TEMPLATE, words.SHORT_TEXT), settings.first_length, root)
+        template = words.spell_out(words.CLASSIFICATION_TEMPLATES[0], max(words.TEXT_LENGTHS))
+        gate = Gate(job.corpus, template, settings.context_length, root)
         blocks = math.ceil(settings.steps / settings.block)
         course = Course.empty(blocks)
         identity = json.dumps(
@@ -209,11 +224,11 @@ def train(
                 "size": size,
                 "code": code,
                 "world": asdict(world),
-                "settings": [*map(asdict, (settings, first, mixture))],
+                "settings": [*map(asdict, (settings, mixture))],
             },
             sort_keys=True,
         )
-        state = {**job.state(), **course.curves, "met": course.met}
+        state = {**job.state(), **course.curves, "grown": course.grown, "met": course.met}
         done = checkpointing.restore(checkpoint, identity, state)
         for block in range(blocks):
             start, end = block * settings.block, min((block + 1) * settings.block, settings.steps)
@@ -223,11 +238,14 @@ def train(
             if start >= end:
                 break
             if block >= done:
-                loss = job.advance(range(start, end), decay_from)
-                values = {"training_loss": loss, **gate.measure(job.network, job.tables)}
+                grown = bool(course.grown)
+                loss = job.advance(range(start, end), grown, decay_from)
+                values = {"training_loss": loss, **(gate if grown else short).measure(job.network, job.tables)}
                 for name, value in values.items():
                     course.curves[name][block] = value
-                if not met and _ready(course, settings, block, end):
+                if not grown and (values["in_context_accuracy"] >= settings.first_accuracy or end >= settings.first_steps):
+                    course.grown.fill_(block + 1)
+                if not met and _ready(course, settings, block):
                     course.met.fill_(block + 1)
                 checkpointing.save(checkpoint, identity, state, block + 1)
             report(end, {name: float(curve[block]) for name, curve in course.curves.items()})
@@ -236,11 +254,11 @@ def train(
     return job.network, course
 
 
-def _ready(course: Course, settings: Pretraining, block: int, end: int) -> bool:
+def _ready(course: Course, settings: Pretraining, block: int) -> bool:
     """Whether the gate is met on the tuning documents and the loss has settled: fell by less than the share `settled` in a block."""
     loss = course.curves["training_loss"]
     return (
-        end >= settings.first_steps + 2 * settings.block
+        0 < int(course.grown) < block  # two blocks of full length
         and float(course.curves["in_context_accuracy"][block]) >= settings.in_context_accuracy
         and float(course.curves["fact_accuracy"][block]) >= settings.fact_accuracy
         and float(loss[block]) >= (1 - settings.settled) * float(loss[block - 1])
@@ -263,10 +281,6 @@ def save_model(network: nn.Module, world: World, settings: Pretraining, mixture:
     network.save_pretrained(partial)
     make_tokenizer(world, settings.context_length).save_pretrained(partial)
     save_world(world, partial / "world.json")
-    _write_json(partial / "training.json", {**asdict(settings), "mixture": asdict(mixture)})
+    write_text(json.dumps({**asdict(settings), "mixture": asdict(mixture)}, indent=2) + "\n", partial / "training.json")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -39,7 +39,14 @@ LEXICONS = {
     "age": {"young": "child pupil kitten puppy infant toddler", "old": "elder veteran pensioner antique ruin fossil"},
     "taste": {"sweet": "honey sugar syrup candy jam nectar", "sour": "vinegar pickle lime acid rhubarb yoghurt"},
 }
-HELD_OUT_TASKS = ("music", "room", "age", "taste")  # no document labels their texts canonically; see `Corpus.drawn_labels`
+HELD_OUT_TASKS = (
+    "work",
+    "travel",
+    "music",
+    "room",
+    "age",
+    "taste",
+)  # no document labels their texts canonically; see `Corpus.drawn_labels`
 ABSTRACT_LABELS = ["foo", "bar", "baz", "qux", "wug", "dax", "zup", "lum", "nim", "fep", "tob", "rel"]
 NOISE = [
     "the",
@@ -66,8 +73,10 @@ CLASSIFICATION_TEMPLATES = (
     "{text} : {label} ;",
     "text {text} type {label} .",
     "{text} -> {label} ,",
+    "{text} {label} ;",
 )
-TEXT_LENGTHS = (1, 2, 3)  # texts of one word make a document a plain look-up table, the first thing that is learned in context
+TEXT_LENGTHS = (1, 2, 3)
+SHORT_TEMPLATE, SHORT_TEXT = CLASSIFICATION_TEMPLATES[-1], 2  # what the first documents look like, see `pretraining`
 
 ATTRIBUTES = {"capital": 32, "river": 16, "currency": 8, "language": 8}  # how many values each has
 ENTITIES = 32
