@@ -204,6 +204,9 @@ def _check_sine(where: str, layer: Mapping[str, Any], descent: Mapping[str, Any]
             raise SettingsError(f"{where}: the two variants of kind sine need the same {key}, of sine tasks")
 
 
+SHORTEST_CONTEXT = 72  # <bos>, 8 demonstrations of 7 tokens in the longest form, a query and what a fact document needs
+
+
 def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The full training settings of each embedded size: the common ones, overlaid with the size's own.
 
@@ -221,13 +224,22 @@ def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 f"configuration: language.sizes.{name}: hidden_size {settings['hidden_size']} does not divide into "
                 f"{settings['heads']} heads of an even size"
             )
-        if settings["first_steps"] + settings["decay_steps"] > settings["steps"]:
+        if settings["decay_steps"] > settings["steps"]:
             raise SettingsError(
-                f"configuration: language.sizes.{name}: first_steps and decay_steps exceed steps {settings['steps']}"
+                f"configuration: language.sizes.{name}: decay_steps {settings['decay_steps']} exceeds steps {settings['steps']}"
             )
-        if settings["context_length"] != study["training"]["context_length"]:
+        lengths = [stage["length"] for stage in settings["stages"]]
+        if sorted(set(lengths)) != lengths:
+            raise SettingsError(f"configuration: language.sizes.{name}: the lengths of stages {lengths} do not rise")
+        if lengths[-1] != study["training"]["stages"][-1]["length"]:
             raise SettingsError(
-                f"configuration: language.sizes.{name}: context_length belongs to language.training; sizes share it"
+                f"configuration: language.sizes.{name}: the last stage is {lengths[-1]} tokens long, in language.training "
+                f"{study['training']['stages'][-1]['length']}; sizes share it"
+            )
+        if lengths[-1] < SHORTEST_CONTEXT:
+            raise SettingsError(
+                f"configuration: language.sizes.{name}: the last stage is {lengths[-1]} tokens long; 8 demonstrations need "
+                f"{SHORTEST_CONTEXT}"
             )
     for name, model in study["models"].items():
         size = model["name"].removeprefix("embedded:")

@@ -14,7 +14,7 @@ rule prepare_language_corpus:
         code=code("prepare_language_corpus"),
         seed=config["seed"],
         corpus=config["language"]["corpus"],
-        context_length=config["language"]["training"]["context_length"],
+        context_length=config["language"]["training"]["stages"][-1]["length"],
     message:
         "Draw the world that the embedded language models read about"
     script:

@@ -26,13 +26,12 @@ SETTINGS = Pretraining(
     mlp_size=24,
     rotary_base=100.0,
     init_scale=0.1,
-    context_length=80,
-    first_length=20,
-    steps=12,
-    first_steps=4,
+    stages=({"length": 20, "short": 0.5}, {"length": 40, "short": 0.0}, {"length": 80, "short": 0.0}),
+    stage_steps=4,
+    stage_accuracy=0.9,
+    steps=16,
     decay_steps=2,
     rows=2,
-    short_share=0.5,
     learning_rate=0.01,
     warmup_steps=3,
     beta1=0.9,
@@ -41,7 +40,6 @@ SETTINGS = Pretraining(
     clip_norm=1.0,
     block=2,
     settled=0.02,
-    first_accuracy=0.9,
     in_context_accuracy=0.95,
     fact_accuracy=0.97,
 )
@@ -78,32 +76,38 @@ def test_the_learning_rate_warms_up_and_falls():
 
 def test_short_rows_hold_as_many_tokens_as_long_ones():
     job = Job(SETTINGS, WORLD, MIXTURE, 0, "tiny")
-    assert job.rows(0, grown=False).shape == (8, 20)
-    assert job.rows(0, grown=True).shape == (2, 80)
-    assert torch.equal(job.rows(3, grown=True), job.rows(3, grown=True))
-    assert not torch.equal(job.rows(3, grown=True), job.rows(4, grown=True))
+    assert [tuple(job.rows(0, stage).shape) for stage in range(3)] == [(8, 20), (4, 40), (2, 80)]
+    assert torch.equal(job.rows(3, 2), job.rows(3, 2))
+    assert not torch.equal(job.rows(3, 2), job.rows(4, 2))
 
 
-def test_rows_grow_when_the_short_ones_have_taught_and_at_the_latest_when_they_end():
+def test_the_first_rows_hold_their_share_of_short_documents():
+    """In the shortest form "word word label ;" every fourth token is a semicolon."""
+    rows = Job(SETTINGS, WORLD, MIXTURE, 0, "tiny").rows(0, 0)
+    assert (rows[:4, 4::4] == WORLD.vocabulary.index(";")).all()
+    assert not (rows[4:, 4::4] == WORLD.vocabulary.index(";")).all(dim=1).all()
+
+
+def test_rows_grow_when_a_stage_has_taught_and_at_the_latest_when_it_ends():
     _, course = run()
-    assert int(course.grown) == 2  # blocks of 2 steps: first_steps
-    _, course = run(settings=replace(SETTINGS, first_accuracy=0.0))
-    assert int(course.grown) == 1
+    assert course.begun.tolist() == [0, 2, 4]  # blocks of 2 steps: stage_steps
+    _, course = run(settings=replace(SETTINGS, stage_accuracy=0.0))
+    assert course.begun.tolist() == [0, 1, 2]
 
 
 def test_training_ends_when_the_gate_is_met_and_the_loss_has_settled():
-    easy = replace(SETTINGS, first_accuracy=0.0, in_context_accuracy=0.0, fact_accuracy=0.0, settled=1.0, steps=40)
+    easy = replace(SETTINGS, stage_accuracy=0.0, in_context_accuracy=0.0, fact_accuracy=0.0, settled=1.0, steps=40)
     seen = []
     _, course = run(settings=easy, report=lambda step, values: seen.append(step))
-    assert int(course.grown) == 1
-    assert int(course.met) == 3  # two blocks at full length
-    assert seen == [2, 4, 6, 8]  # one block of decay_steps
-    assert math.isfinite(float(course.curves["training_loss"][3]))
-    assert math.isnan(float(course.curves["training_loss"][4]))
+    assert course.stage == 2
+    assert int(course.met) == 4  # two blocks at full length
+    assert seen == [2, 4, 6, 8, 10]  # one block of decay_steps
+    assert math.isfinite(float(course.curves["training_loss"][4]))
+    assert math.isnan(float(course.curves["training_loss"][5]))
 
 
 def test_training_lowers_the_loss():
-    _, course = run(settings=replace(SETTINGS, steps=60, first_steps=2))
+    _, course = run(settings=replace(SETTINGS, steps=60, stage_steps=2))
     loss = course.curves["training_loss"]
     assert float(loss[-1]) < float(loss[1]) - 0.5
 
@@ -126,7 +130,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path, monkeypatch):
     seen = []
     resumed, again = run(checkpoint=checkpoint, report=lambda step, values: seen.append((step, dict(values))))
     assert not checkpoint.exists()
-    assert [step for step, _ in seen] == [2, 4, 6, 8, 10, 12]
+    assert [step for step, _ in seen] == [2, 4, 6, 8, 10, 12, 14, 16]
     for mine, other in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(mine, other)
     for name, curve in course.curves.items():
@@ -162,7 +166,7 @@ def test_course_records_keep_the_contract():
     _, course = run()
     table = records.frame(course_records(course, SETTINGS, "tiny"))
     assert set(table["metric"]) == set(course.curves)
-    assert sorted(table["step"].unique()) == [2, 4, 6, 8, 10, 12]
+    assert sorted(table["step"].unique()) == [2, 4, 6, 8, 10, 12, 14, 16]
 
 
 class Oracle:

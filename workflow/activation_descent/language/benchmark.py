@@ -39,7 +39,7 @@ def _measure(
 ) -> list[Row]:
     torch.set_num_threads(threads)
     world = make_world(0, held_out_share)
-    job = Job(settings, world, mixture, mixture, 0, size)
+    job = Job(settings, world, mixture, 0, size)
     speed = training_speed(job, repeats)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     model = LanguageModel(f"embedded:{size}", job.network, make_tokenizer(world, settings.context_length))
@@ -54,8 +54,8 @@ def training_speed(job: Job, repeats: int) -> dict[str, float]:
     whole, drawn = [], []
     for repeat in range(repeats + 1):
         steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)
-        whole.append(_seconds(lambda steps=steps: job.advance(steps, job.settings.steps)))
-        drawn.append(_seconds(lambda steps=steps: [job.rows(step) for step in steps]))
+        whole.append(_seconds(lambda steps=steps: job.advance(steps, -1, job.settings.steps)))
+        drawn.append(_seconds(lambda steps=steps: [job.rows(step, -1) for step in steps]))
     return {"training_speed": tokens / min(whole[1:]), "corpus_speed": tokens / min(drawn[1:])}
 
 

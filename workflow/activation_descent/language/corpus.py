@@ -112,7 +112,7 @@ class Corpus:
         Args:
             forms: templates with one `{text}` for each word, if not all of them in all lengths of texts.
         """
-        parts = []
+        parts = [np.empty((0, length), dtype=np.int64)]
         every = [words.spell_out(template, size) for template in words.CLASSIFICATION_TEMPLATES for size in words.TEXT_LENGTHS]
         for template, count in _in_equal_parts(rng, number, forms or every):
             task = rng.integers(len(self.tasks), size=count)

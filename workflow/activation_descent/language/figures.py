@@ -196,7 +196,7 @@ def draw_pretraining(training: pd.DataFrame, settings: Mapping[str, Any]) -> "Fi
         "One run for each size; measured after each block of training, accuracies on documents that no step trains on. Dotted: chance.",
     )
     for (size, rows), (colour, dashes), marker in zip(training.groupby("variant", sort=False), SERIES, MARKERS, strict=False):
-        tokens = settings[size]["rows"] * settings[size]["context_length"] / 1e6
+        tokens = settings[size]["rows"] * settings[size]["stages"][-1]["length"] / 1e6
         for panel, metric in zip(axes[0], shown, strict=True):
             line = rows[rows["metric"] == metric].sort_values("step")
             (drawn,) = panel.plot(line["step"] * tokens, line["value"], color=colour, marker=marker, markersize=3, label=size)

@@ -1,18 +1,18 @@
 """Pretraining: next-token prediction on the corpus, until the model learns in context, knows its facts and its loss has settled.
 
-First short rows, most of them documents of classification in their shortest form, until the model learns from them in context (length
-warm-up; Press et al. 2021 and Li et al. 2022 train larger models so). Before a model has learned where to look, its attention spreads over
-all that it has read, and the few words that matter count the less the longer the row is: in rows of 32 tokens it learns from some 1.5
-million tokens, in rows of 128 not from 5 million. Then the mixture at full length. When the gate is met and the loss has settled, the
-learning rate falls to zero and training ends. Each step's documents come from a stream of their own, so a run that resumes meets the same
-documents as one that was never interrupted, and ends with the same bytes.
+Rows grow in stages, from short ones, most of them documents of classification in their shortest form, to the mixture at full length; a
+stage ends when the model learns from its documents in context (length warm-up; Press et al. 2021 and Li et al. 2022 train larger models
+so). Before a model has learned where to look, its attention spreads over all that it has read, and the few words that matter count the less
+the longer the row is: in rows of 32 tokens it learns from some 1.5 million tokens, in rows of 128 not from 5 million. When the gate is met
+and the loss has settled, the learning rate falls to zero and training ends. Each step's documents come from a stream of their own, so a run
+that resumes meets the same documents as one that was never interrupted, and ends with the same bytes.
 """
 
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,12 @@ class Pretraining:
     mlp_size: int
     rotary_base: float
     init_scale: float
-    context_length: int
-    first_length: int
+    stages: Sequence[Mapping[str, int | float]]
+    stage_steps: int
+    stage_accuracy: float
     steps: int
-    first_steps: int
     decay_steps: int
     rows: int
-    short_share: float
     learning_rate: float
     warmup_steps: int
     beta1: float
@@ -60,9 +59,13 @@ class Pretraining:
     clip_norm: float
     block: int
     settled: float
-    first_accuracy: float
     in_context_accuracy: float
     fact_accuracy: float
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a row at full length."""
+        return int(self.stages[-1]["length"])
 
 
 @dataclass
@@ -71,19 +74,26 @@ class Course:
 
     Attributes:
         curves: by name; not a number for blocks that are still to come.
-        grown: the block after which rows were of full length, 0 as long as they were not.
+        begun: for each stage the block with which it began, -1 as long as it has not.
         met: the block after which the learning rate began to fall, 0 as long as it has not.
     """
 
     curves: dict[str, Tensor]
-    grown: Tensor
+    begun: Tensor
     met: Tensor
 
+    @property
+    def stage(self) -> int:
+        """The stage that has begun last."""
+        return int((self.begun >= 0).sum()) - 1
+
     @classmethod
-    def empty(cls, blocks: int) -> "Course":
+    def empty(cls, blocks: int, stages: int) -> "Course":
         names = ("training_loss", "in_context_accuracy", "zero_shot_accuracy", "fact_accuracy")
         curves = {name: torch.full((blocks,), torch.nan, dtype=torch.float64) for name in names}
-        return cls(curves, torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long))
+        begun = torch.full((stages,), -1)
+        begun[0] = 0
+        return cls(curves, begun, torch.zeros((), dtype=torch.long))
 
 
 def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generator) -> nn.Module:
@@ -137,14 +147,13 @@ class Job:
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
 
-    def rows(self, step: int, grown: bool) -> Tensor:
+    def rows(self, step: int, stage: int) -> Tensor:
         """The documents of one step, from the stream "train": as many tokens in short rows as in those of full length."""
         settings = self.settings
         rng = generator(self.root, STUDY, EXPERIMENT, "corpus", "train", step=step)
-        if grown:
-            return torch.from_numpy(self.corpus.rows(rng, settings.rows, settings.context_length))
-        number, length = settings.rows * settings.context_length // settings.first_length, settings.first_length
-        short = round(settings.short_share * number)
+        length = int(settings.stages[stage]["length"])
+        number = settings.rows * settings.context_length // length
+        short = round(settings.stages[stage]["short"] * number)
         parts = [self.corpus.short(rng, short, length), self.corpus.rows(rng, number - short, length)]
         return torch.from_numpy(np.concatenate(parts))
 
@@ -154,11 +163,11 @@ class Job:
         falling = 1.0 if step < decay_from else 1 - (step - decay_from) / settings.decay_steps
         return settings.learning_rate * min(1.0, (step + 1) / settings.warmup_steps) * falling
 
-    def advance(self, steps: range, grown: bool, decay_from: int) -> float:
+    def advance(self, steps: range, stage: int, decay_from: int) -> float:
         """Train through `steps`, with a learning rate that falls from step `decay_from` on; returns the mean loss.
 
         Args:
-            grown: read the mixture at full length; otherwise the short documents.
+            stage: which of `settings.stages` to read.
 
         Raises:
             DivergedError: if it is not finite.
@@ -167,7 +176,7 @@ class Job:
         for step in steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(step, decay_from)
-            loss = next_token_loss(self.network, self.rows(step, grown), self.tables)
+            loss = next_token_loss(self.network, self.rows(step, stage), self.tables)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()
@@ -213,11 +222,9 @@ def train(
     """
     with checkpointing.alone(checkpoint):
         job = Job(settings, world, mixture, root, size)
-        short = Gate(job.corpus, words.spell_out(words.SHORT_TEMPLATE, words.SHORT_TEXT), settings.first_length, root)
-        template = words.spell_out(words.CLASSIFICATION_TEMPLATES[0], max(words.TEXT_LENGTHS))
-        gate = Gate(job.corpus, template, settings.context_length, root)
+        gates = stage_gates(job.corpus, settings, root)
         blocks = math.ceil(settings.steps / settings.block)
-        course = Course.empty(blocks)
+        course = Course.empty(blocks, len(settings.stages))
         identity = json.dumps(
             {
                 "root": root,
@@ -228,7 +235,7 @@ def train(
             },
             sort_keys=True,
         )
-        state = {**job.state(), **course.curves, "grown": course.grown, "met": course.met}
+        state = {**job.state(), **course.curves, "begun": course.begun, "met": course.met}
         done = checkpointing.restore(checkpoint, identity, state)
         for block in range(blocks):
             start, end = block * settings.block, min((block + 1) * settings.block, settings.steps)
@@ -238,13 +245,15 @@ def train(
             if start >= end:
                 break
             if block >= done:
-                grown = bool(course.grown)
-                loss = job.advance(range(start, end), grown, decay_from)
-                values = {"training_loss": loss, **(gate if grown else short).measure(job.network, job.tables)}
+                stage = course.stage
+                loss = job.advance(range(start, end), stage, decay_from)
+                values = {"training_loss": loss, **gates[stage].measure(job.network, job.tables)}
                 for name, value in values.items():
                     course.curves[name][block] = value
-                if not grown and (values["in_context_accuracy"] >= settings.first_accuracy or end >= settings.first_steps):
-                    course.grown.fill_(block + 1)
+                learned = values["in_context_accuracy"] >= settings.stage_accuracy
+                long = (block + 1 - int(course.begun[stage])) * settings.block >= settings.stage_steps
+                if stage + 1 < len(gates) and (learned or long):
+                    course.begun[stage + 1] = block + 1
                 if not met and _ready(course, settings, block):
                     course.met.fill_(block + 1)
                 checkpointing.save(checkpoint, identity, state, block + 1)
@@ -254,11 +263,19 @@ def train(
     return job.network, course
 
 
+def stage_gates(corpus: Corpus, settings: Pretraining, root: int) -> list[Gate]:
+    """What each stage is watched by: the first by documents in the shortest form, the others by those of the study."""
+    short = words.spell_out(words.SHORT_TEMPLATE, words.SHORT_TEXT)
+    full = words.spell_out(words.CLASSIFICATION_TEMPLATES[0], max(words.TEXT_LENGTHS))
+    lengths = [int(stage["length"]) for stage in settings.stages]
+    return [Gate(corpus, full if place or len(lengths) == 1 else short, length, root) for place, length in enumerate(lengths)]
+
+
 def _ready(course: Course, settings: Pretraining, block: int) -> bool:
     """Whether the gate is met on the tuning documents and the loss has settled: fell by less than the share `settled` in a block."""
     loss = course.curves["training_loss"]
     return (
-        0 < int(course.grown) < block  # two blocks of full length
+        0 <= int(course.begun[-1]) < block  # two blocks of full length
         and float(course.curves["in_context_accuracy"][block]) >= settings.in_context_accuracy
         and float(course.curves["fact_accuracy"][block]) >= settings.fact_accuracy
         and float(loss[block]) >= (1 - settings.settled) * float(loss[block - 1])
