@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from activation_descent.regression import constructions, learners, transformer
 from activation_descent.regression.tasks import linear_tasks, sine_tasks
-from activation_descent.regression.training import loss_and_gradient
+from activation_descent.regression.training import losses_and_gradients
 from activation_descent.regression.transformer import Architecture
 from activation_descent.seeding import generator
 
@@ -30,8 +30,14 @@ ARCHITECTURES = {
 LINEAR = [name for name, architecture in ARCHITECTURES.items() if architecture.is_linear_attention]
 
 
-def draw(number=6, d=10, n=10, dtype=float):
-    return linear_tasks(generator(0, "test", "transformer", f"{d}-{n}", "draw"), number, d, n, 0.5, dtype=dtype)
+def draw(number=6, d=10, n=10, dtype=float, seed=0):
+    return linear_tasks(generator(0, "test", "transformer", f"{d}-{n}", "draw", seed), number, d, n, 0.5, dtype=dtype)
+
+
+def loss_and_gradient(vector, architecture, tasks):
+    """Of one network."""
+    losses, gradients = losses_and_gradients(vector[None], architecture, [tasks])
+    return losses.item(), gradients[0]
 
 
 def random_vector(architecture, scale=0.5, seed=0):
@@ -140,6 +146,19 @@ def test_gradient_of_every_other_network(name):
 
     numerical = (loss(1e-6) - loss(-1e-6)) / 2e-6
     assert (gradient @ direction).item() == pytest.approx(numerical.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_starts_side_by_side_are_those_one_by_one(name):
+    """Each network with its own weights on its own tasks."""
+    architecture = ARCHITECTURES[name]
+    tasks = [draw(number=6, d=3, n=4, dtype=np.float32, seed=seed) for seed in range(3)]
+    vectors = torch.stack([random_vector(architecture, seed=seed) for seed in range(3)]).float()
+    losses, gradients = losses_and_gradients(vectors, architecture, tasks)
+    for vector, each, loss, gradient in zip(vectors, tasks, losses, gradients, strict=True):
+        alone, gradient_alone = loss_and_gradient(vector, architecture, each)
+        assert loss.item() == pytest.approx(alone, rel=1e-6)
+        assert torch.allclose(gradient, gradient_alone, rtol=1e-4, atol=1e-6 * gradient.abs().max().item())
 
 
 def test_the_last_row_of_the_query_matrix_learns_nothing_in_one_layer():
