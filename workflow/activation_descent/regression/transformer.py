@@ -186,7 +186,9 @@ def layer_norm(e: States, scale: Float[Tensor, "*start width"], offset: Float[Te
     return centred * deviation * scale[..., None, None] + offset[..., None, None]
 
 
-def enter(parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture) -> Float[Tensor, "*start width position task"]:
+def enter(
+    parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture
+) -> Float[Tensor, "*start width position task"]:
     """A task's tokens as the network's first states."""
     e = tokens if architecture.tokens == "constructed" else _split(tokens, architecture)
     if architecture.embedding_size:
@@ -236,7 +238,7 @@ def attend(
 
 def _attend_linearly(a: Tensor, b: Tensor, queries: Tensor, context: Tensor) -> Float[Tensor, "*start output query task"]:
     """`sum_h e A_h G B_h` by way of the map `sum_h A_h G B_h`, whose price hardly depends on the number of heads."""
-    heads, width, output = b.shape[-3:]
+    heads, _, output = b.shape[-3:]
     gram = _product(context, context.transpose(-3, -2))  # G: width width task
     halves = linear(b.transpose(-3, -2).flatten(-2), gram)  # (G B_h)^T of all heads, one below the other
     halves = halves.unflatten(-3, (heads, output)).transpose(-3, -2).flatten(-4, -3)  # G B_h
