@@ -221,7 +221,7 @@ def attend(
     """What one layer adds to the states of `queries`: the sum over heads of scores * values."""
     *_, width, number, _ = queries.shape
     if number > 1 and not softmax:
-        return _attend_linearly(a, b, queries, context)
+        return through(linear_map(a, b, context), queries)
     update = 0
     for a_head, b_head in zip(a.unbind(-3), b.unbind(-3), strict=True):
         asked, values = linear(a_head, queries), linear(b_head, context)
@@ -230,55 +230,54 @@ def attend(
             scores = torch.softmax(scores / math.sqrt(width), -2) if softmax else scores
             update = update + (values * scores).sum(-2, keepdim=True)
         else:
-            scores = _product(asked.transpose(-3, -2), context)  # query context task
-            scores = torch.softmax(scores / math.sqrt(width), -2)
-            update = update + _product(values, scores.transpose(-3, -2))
+            scores = _task_first(asked).mT @ _task_first(context)  # task query context
+            scores = torch.softmax(scores / math.sqrt(width), -1)
+            update = update + _task_last(_task_first(values) @ scores.mT)
     return update
 
 
-def _attend_linearly(a: Tensor, b: Tensor, queries: Tensor, context: Tensor) -> Float[Tensor, "*start output query task"]:
-    """`sum_h e A_h G B_h` by way of the map `sum_h A_h G B_h`, whose price hardly depends on the number of heads."""
+def linear_map(
+    a: Float[Tensor, "*start head width width"], b: Float[Tensor, "*start head width output"], context: States
+) -> Float[Tensor, "*start width output task"]:
+    """`M = sum_h A_h G B_h`: what a linear layer adds to any e is e M. Its price hardly depends on the number of heads."""
     heads, _, output = b.shape[-3:]
-    gram = _product(context, context.transpose(-3, -2))  # G: width width task
+    e = _task_first(context)
+    gram = _task_last(e @ e.mT)  # G: *start width width task
     halves = linear(b.transpose(-3, -2).flatten(-2), gram)  # (G B_h)^T of all heads, one below the other
     halves = halves.unflatten(-3, (heads, output)).transpose(-3, -2).flatten(-4, -3)  # G B_h
-    layer_map = linear(a.mT.flatten(-3, -2), halves)
-    return _product(layer_map.transpose(-3, -2), queries)
+    return linear(a.mT.flatten(-3, -2), halves)
 
 
-class _Product(torch.autograd.Function):
-    """Products of two matrices for each task, the task last.
+def through(
+    layer_map: Float[Tensor, "*start width output task"], e: Float[Tensor, "*start width token task"]
+) -> Float[Tensor, "*start output token task"]:
+    """e M for every token, each task with a map of its own."""
+    if e.shape[-2] == 1:
+        return (layer_map * e).sum(-3).unsqueeze(-2)
+    return _task_last(_task_first(layer_map).mT @ _task_first(e))
 
-    The library's batched product wants the task first and contiguous; what automatic differentiation would hand it is neither, and
-    thirty times as slow.
-    """
+
+class _Moved(torch.autograd.Function):
+    """`movedim` whose result and whose gradient are contiguous: the library's product of two matrices for each task wants the task first
+    and contiguous, and is thirty times as slow on what automatic differentiation would hand it."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        x, y = _task_first(x), _task_first(y)
-        ctx.save_for_backward(x, y)
-        return _task_last(x @ y)
+    def forward(ctx, x: Tensor, source: int, destination: int) -> Tensor:
+        ctx.axes = (source, destination)
+        return x.movedim(source, destination).contiguous()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, y = ctx.saved_tensors
-        for_x, for_y = ctx.needs_input_grad
-        gradient = _task_first(gradient)
-        return _task_last(gradient @ y.mT) if for_x else None, _task_last(x.mT @ gradient) if for_y else None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        source, destination = ctx.axes
+        return gradient.movedim(destination, source).contiguous(), None, None
 
 
 def _task_first(x: Float[Tensor, "*start row column task"]) -> Float[Tensor, "*start task row column"]:
-    return x.movedim(-1, -3).contiguous()
+    return _Moved.apply(x, -1, -3)
 
 
 def _task_last(x: Float[Tensor, "*start task row column"]) -> Float[Tensor, "*start row column task"]:
-    return x.movedim(-3, -1).contiguous()
-
-
-def _product(
-    x: Float[Tensor, "*start row inner task"], y: Float[Tensor, "*start inner column task"]
-) -> Float[Tensor, "*start row column task"]:
-    return _Product.apply(x, y)
+    return _Moved.apply(x, -3, -1)
 
 
 def states(
@@ -319,9 +318,12 @@ def states(
                 query, values = query[..., -1:, :, :], values[..., -1:]
             query = after(query, attend(a[block], values, softmax, asked, keys), block, layer)
         else:
-            update = attend(a[block], values, softmax, torch.cat([keys, asked], dim=-2), keys)
-            others = update[..., :-1, :].detach() if query_only else update[..., :-1, :]
-            context, query = after(context, others, block, layer), after(query, update[..., -1:, :], block, layer)
+            if softmax:
+                others, own = (attend(a[block], values, softmax, queries, keys) for queries in (keys, asked))
+            else:
+                layer_map = linear_map(a[block], values, keys)
+                others, own = through(layer_map, keys), through(layer_map, asked)
+            context, query = after(context, others, block, layer), after(query, own, block, layer)
         yield context, query
 
 
