@@ -81,10 +81,14 @@ class Architecture:
         return 1 if self.tied else self.layers
 
     @property
+    def is_attention_alone(self) -> bool:
+        """Whether the network is attention on the task's own tokens and nothing else but the clip."""
+        return self.tokens == "constructed" and not (self.layer_norm or self.mlp or self.embedding_size)
+
+    @property
     def is_linear_attention(self) -> bool:
         """Whether the network is linear attention on the task's own tokens and nothing else but the clip."""
-        plain = self.tokens == "constructed" and not (self.layer_norm or self.mlp or self.embedding_size)
-        return plain and self.attention == "linear"
+        return self.is_attention_alone and self.attention == "linear"
 
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
