@@ -183,9 +183,11 @@ METRICS = {
     "unshifted_update_gap": Metric("label sd", "negative control: linear_update_gap with a query target that starts at 0"),
     "largest_update_loss_ratio": Metric("1", "did training train: largest update_loss_ratio after the last step"),
     # Benchmarks
-    "data_time": Metric("ms/step", "drawing one batch of tasks, single thread, fastest repeat"),
-    "update_time": Metric("ms/step", "gradient, clipping and optimiser step on one batch, single thread, fastest repeat"),
-    "step_time": Metric("ms/step", "one whole training step, single thread, fastest repeat"),
+    "data_time": Metric("ms/step", "drawing 2,048 fresh tasks, single thread, fastest repeat"),
+    "update_time": Metric(
+        "ms/step", "gradient, clipping and optimiser step of one start on 2,048 tasks, single thread, fastest repeat"
+    ),
+    "step_time": Metric("ms/step", "one whole training step of one start on 2,048 fresh tasks, single thread, fastest repeat"),
     "peak_memory": Metric("MB", "peak resident memory of the process"),
     # The language study. A statistic is the mean over tasks for each draw of demonstrations and queries; 8 demonstrations by default
     # (`judged_demonstrations`). Learned tasks: those whose labels the corpus never shows; known tasks: those whose labels it does

@@ -76,7 +76,7 @@ def test_first_adam_step_moves_each_weight_by_the_learning_rate_against_its_grad
     job.advance(range(1))
     for seed in range(settings.seeds):
         tasks = training.training_tasks(settings, 0, "v", seed, 0)
-        _, gradient = training.loss_and_gradient(before[seed], settings.architecture, tasks)
+        _, (gradient,) = training.losses_and_gradients(before[seed, None], settings.architecture, [tasks])
         clipped = gradient * min(1.0, settings.clip_norm / gradient.norm().item())
         expected = before[seed] - settings.learning_rate * clipped / (clipped.abs() + settings.epsilon)
         assert torch.allclose(job.weights[seed], expected, atol=1e-7)

@@ -10,11 +10,12 @@ import torch
 from activation_descent.regression.alignment import Row
 from activation_descent.regression.training import STUDY, Job, Training
 
-BLOCK = 10  # steps of all seeds between two looks at the clock
+BATCH = 2048  # fresh tasks a step for every variant, whatever it trains on
+BLOCK = 10  # steps between two looks at the clock
 
 
 def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
-    """Records of one variant for a step of one seed: the whole step, its data (none for a fixed set), its update (the difference of the
+    """Records of one variant for a step of one start on `BATCH` fresh tasks: the whole step, its data, its update (the difference of the
     two), and peak memory.
 
     Data and whole step are timed in turn, `repeats` times after a warm-up; of each the fastest repeat is reported, which other work
@@ -26,7 +27,8 @@ def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
 
 def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
     torch.set_flush_denormal(True)  # as the training script does
-    job = Job(replace(settings, seeds=1, best_of=None), root=0, variant=variant)
+    settings = replace(settings, seeds=1, best_of=None, batch_size=BATCH, dataset_size=None)
+    job = Job(settings, root=0, variant=variant)
     data, whole = [], []
     for repeat in range(repeats + 1):
         steps = range(repeat * BLOCK, (repeat + 1) * BLOCK)

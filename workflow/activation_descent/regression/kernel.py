@@ -1,4 +1,4 @@
-"""Loss and gradient of a linear self-attention network on one processor core, compiled by Numba.
+"""Loss and gradient of a self-attention network on one processor core, compiled by Numba.
 
 The same function as `transformer.predict` with automatic differentiation, which a test compares it with, in about a third of the
 time: a training step is thousands of products of 11 x 11 matrices, too small for a matrix library. Work goes over lanes of `LANES`
@@ -300,4 +300,255 @@ def linear_attention_gradient(a, b, a_transposed, b_transposed, layers, clip, to
                         total_b += sum_b[block, h, f, g, t]
                     grad_a[block, h, f, g] = total_a
                     grad_b[block, h, f, g] = total_b
+    return loss / tasks
+
+
+@njit(cache=True, fastmath=True)
+def one_layer_gradient(a, b, softmax, tokens, target, grad_a, grad_b):
+    """Loss and gradient of one layer without a clip, as `linear_attention_gradient`; of linear attention in .6 to .9 of its time.
+
+    With scores s_i = (e_q A) . e_i and values v_i = (e_i B)_y the prediction is -(sum_i p_i v_i), where p = s or, for a softmax layer,
+    p = softmax(s / sqrt(features)). Both sums over the context's features are taken in one pass over the tokens, forward and back.
+
+    Args:
+        a, b: float32 [block = 1, head, feature, feature].
+        tokens, target, grad_a, grad_b: as there.
+    """
+    _, heads, features, _ = a.shape
+    context, tasks = tokens.shape[1] - 1, tokens.shape[2]
+    float32 = np.float32
+    root = float32(np.sqrt(features))
+
+    u = np.empty((heads, features, LANES), float32)  # A_h^T e_q
+    scores = np.empty((heads, context, LANES), float32)  # s, then p, then d loss / d v
+    values = np.empty((heads, context, LANES), float32)  # v, then d loss / d s
+    error = np.empty(LANES, float32)
+    mean = np.empty(LANES, float32)
+    e = np.empty((features, context + 1, LANES), float32)
+    du = np.empty((heads, features, tasks), float32)
+    db = np.zeros((heads, features, LANES), float32)
+
+    loss = 0.0
+    for start in range(0, tasks, LANES):
+        lanes = min(LANES, tasks - start)
+        for f in range(features):
+            for n in range(context + 1):
+                for t in range(lanes):
+                    e[f, n, t] = tokens[f, n, start + t]
+                for t in range(lanes, LANES):
+                    e[f, n, t] = 0
+        for t in range(LANES):
+            error[t] = -e[features - 1, context, t]
+        for h in range(heads):
+            for g in range(features):
+                o = u[h, g]
+                for t in range(LANES):
+                    o[t] = 0
+                for f in range(features):
+                    weight = a[0, h, f, g]
+                    for t in range(LANES):
+                        o[t] += weight * e[f, context, t]
+            for n in range(context):
+                s, v = scores[h, n], values[h, n]
+                for t in range(LANES):
+                    s[t] = 0
+                    v[t] = 0
+                for f in range(features):
+                    weight = b[0, h, f, features - 1]
+                    for t in range(LANES):
+                        s[t] += u[h, f, t] * e[f, n, t]
+                        v[t] += weight * e[f, n, t]
+            if softmax:
+                _softmax(scores[h], root, mean)
+            for n in range(context):
+                for t in range(LANES):
+                    error[t] -= scores[h, n, t] * values[h, n, t]
+        for t in range(LANES):
+            difference = error[t] - target[start + t] if t < lanes else 0.0
+            loss += 0.5 * difference * difference
+            error[t] = -difference / tasks  # d loss / d of what a head adds
+
+        for h in range(heads):
+            if softmax:  # d loss / d s = error p (v - sum_i p_i v_i) / sqrt(features)
+                for t in range(LANES):
+                    mean[t] = 0
+                for n in range(context):
+                    for t in range(LANES):
+                        mean[t] += scores[h, n, t] * values[h, n, t]
+                for n in range(context):
+                    for t in range(LANES):
+                        values[h, n, t] = scores[h, n, t] * (values[h, n, t] - mean[t]) / root
+            for n in range(context):
+                for t in range(LANES):
+                    scores[h, n, t] *= error[t]
+                    values[h, n, t] *= error[t]
+            for f in range(features):
+                o, x = db[h, f], mean
+                for t in range(LANES):
+                    x[t] = 0
+                for n in range(context):
+                    for t in range(LANES):
+                        o[t] += scores[h, n, t] * e[f, n, t]
+                        x[t] += values[h, n, t] * e[f, n, t]
+                for t in range(lanes):
+                    du[h, f, start + t] = x[t]
+
+    queries = np.ascontiguousarray(tokens[:, context])
+    grad_b[:] = 0
+    for h in range(heads):
+        grad_a[0, h] = np.dot(queries, du[h].T)
+        for f in range(features):
+            total = 0.0
+            for t in range(LANES):
+                total += db[h, f, t]
+            grad_b[0, h, f, features - 1] = total
+    return loss / tasks
+
+
+@njit(cache=True, fastmath=True)
+def _softmax(scores, root, total):
+    """softmax(scores / root) over the context, in place."""
+    for t in range(LANES):
+        total[t] = scores[0, t]
+    for n in range(1, scores.shape[0]):
+        for t in range(LANES):
+            total[t] = max(total[t], scores[n, t])
+    for n in range(scores.shape[0]):
+        for t in range(LANES):
+            scores[n, t] = np.exp((scores[n, t] - total[t]) / root)
+    for t in range(LANES):
+        total[t] = 0
+    for n in range(scores.shape[0]):
+        for t in range(LANES):
+            total[t] += scores[n, t]
+    for n in range(scores.shape[0]):
+        for t in range(LANES):
+            scores[n, t] /= total[t]
+
+
+@njit(cache=True, fastmath=True)
+def _outer(out, x, y):
+    """out[f, g] += sum_j x[j, f] y[j, g] of three vectors."""
+    for f in range(out.shape[0]):
+        for g in range(out.shape[1]):
+            o = out[f, g]
+            for t in range(LANES):
+                o[t] += x[0, f, 0, t] * y[0, g, 0, t] + x[1, f, 0, t] * y[1, g, 0, t] + x[2, f, 0, t] * y[2, g, 0, t]
+
+
+@njit(cache=True, fastmath=True)
+def two_layers_gradient(a, b, a_transposed, b_transposed, tokens, target, grad_a, grad_b):
+    """`linear_attention_gradient` of two layers of one head without a clip, in a third of its operations and half of its time.
+
+    Only vectors pass the first layer's map: with b the last column of the second B and w = (I + M) b, the second layer's values are
+    v_i = e_i . w, and with q = (I + M)^T e_q
+
+        prediction = -(q_y + (A_2^T q) . s),    s = (I + M)^T G w.
+
+    The gradient by M is a sum of three products of vectors, G w ds^T + dw b^T + e_q dq^T.
+
+    Args:
+        a, b, a_transposed, b_transposed, tokens, target, grad_a, grad_b: as there.
+    """
+    blocks, _, features, _ = a.shape
+    context, tasks = tokens.shape[1] - 1, tokens.shape[2]
+    last = blocks - 1
+    float32 = np.float32
+
+    e = np.empty((features, context, LANES), float32)
+    gram = np.empty((features, features, LANES), float32)
+    left = np.empty((3, features, 1, LANES), float32)  # G w, dw, e_q
+    right = np.empty((3, features, 1, LANES), float32)  # ds, b, dq
+    mapped_left = np.empty((3, features, 1, LANES), float32)  # G A^T of them
+    mapped_right = np.empty((3, features, 1, LANES), float32)  # G B of them
+    half = np.empty((features, 1, LANES), float32)
+    w = np.empty((features, 1, LANES), float32)
+    s = np.empty((features, 1, LANES), float32)
+    query = np.empty((features, 1, LANES), float32)
+    u = np.empty((features, 1, LANES), float32)  # A_2^T q
+    d = np.empty((features, 1, LANES), float32)
+    error = np.empty(LANES, float32)
+    sum_a = np.zeros((blocks, features, features, LANES), float32)
+    sum_b = np.zeros((blocks, features, features, LANES), float32)
+    for f in range(features):
+        right[1, f] = b[last, 0, f, features - 1]
+
+    loss = 0.0
+    for start in range(0, tasks, LANES):
+        lanes = min(LANES, tasks - start)
+        for f in range(features):
+            for n in range(context):
+                for t in range(lanes):
+                    e[f, n, t] = tokens[f, n, start + t]
+                for t in range(lanes, LANES):
+                    e[f, n, t] = 0
+            for t in range(lanes):
+                left[2, f, 0, t] = tokens[f, context, start + t]
+            for t in range(lanes, LANES):
+                left[2, f, 0, t] = 0
+        _rows(gram, e, e, context, True, True)
+        for f in range(features):
+            for g in range(f):
+                for t in range(LANES):
+                    gram[g, f, t] = gram[f, g, t]
+
+        _left(half, b[0, 0], right[1], True)
+        _columns(mapped_right[1], gram, half, True)
+        w[:] = right[1]
+        _left(w, a[0, 0], mapped_right[1], False)  # (I + M) b
+        _columns(left[0], gram, w, True)
+        _left(half, a_transposed[0, 0], left[0], True)
+        _columns(mapped_left[0], gram, half, True)
+        s[:] = left[0]
+        _left(s, b_transposed[0, 0], mapped_left[0], False)  # (I + M)^T G w
+        _left(half, a_transposed[0, 0], left[2], True)
+        _columns(mapped_left[2], gram, half, True)
+        query[:] = left[2]
+        _left(query, b_transposed[0, 0], mapped_left[2], False)  # (I + M)^T e_q
+        _left(u, a_transposed[last, 0], query, True)
+
+        for t in range(LANES):
+            error[t] = -query[features - 1, 0, t]
+        for f in range(features):
+            for t in range(LANES):
+                error[t] -= u[f, 0, t] * s[f, 0, t]
+        for t in range(LANES):
+            difference = error[t] - target[start + t] if t < lanes else 0.0
+            loss += 0.5 * difference * difference
+            error[t] = -difference / tasks  # d loss / d q_y
+
+        for f in range(features):
+            for t in range(LANES):
+                right[0, f, 0, t] = u[f, 0, t] * error[t]  # ds
+                s[f, 0, t] *= error[t]  # d loss / d u
+        _rows(sum_a[last], query, s, 1, False, False)
+        _left(right[2], a[last, 0], s, True)  # dq
+        for t in range(LANES):
+            right[2, features - 1, 0, t] += error[t]
+        _left(half, b[0, 0], right[0], True)
+        _columns(mapped_right[0], gram, half, True)
+        d[:] = right[0]
+        _left(d, a[0, 0], mapped_right[0], False)  # d loss / d (G w)
+        _columns(left[1], gram, d, True)  # dw
+        _left(half, a_transposed[0, 0], left[1], True)
+        _columns(mapped_left[1], gram, half, True)
+        d[:] = left[1]
+        _left(d, b_transposed[0, 0], mapped_left[1], False)  # db
+        for f in range(features):
+            for t in range(LANES):
+                sum_b[last, f, features - 1, t] += d[f, 0, t]
+        _left(half, b[0, 0], right[2], True)
+        _columns(mapped_right[2], gram, half, True)
+        _outer(sum_a[0], left, mapped_right)  # dA = dM (G B)^T
+        _outer(sum_b[0], mapped_left, right)  # dB = (A G)^T dM
+
+    for block in range(blocks):
+        for f in range(features):
+            for g in range(features):
+                total_a, total_b = 0.0, 0.0
+                for t in range(LANES):
+                    total_a += sum_a[block, f, g, t]
+                    total_b += sum_b[block, f, g, t]
+                grad_a[block, 0, f, g] = total_a
+                grad_b[block, 0, f, g] = total_b
     return loss / tasks

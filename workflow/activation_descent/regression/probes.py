@@ -168,11 +168,12 @@ def _sensitivities(training: Training, vector: Tensor, tasks: Tasks) -> tuple[fl
     parameters = unpack(vector, architecture)
     e = enter(parameters, tasks.tokens, architecture).detach().requires_grad_()  # width position task
     a, b = products(parameters["attention"][0])
-    output = e + attend(a, b, architecture.attention != "linear", e, e[:, :-1])
     number = e.shape[1]
     own, following, others = [], [], []
     for k in range(number - 2):  # the query is nobody's neighbour: it has no label
-        (gradient,) = torch.autograd.grad(output[:, k].sum(), e, retain_graph=True)
+        asked = e[:, k : k + 1]
+        output = asked + attend(a, b, architecture.attention != "linear", asked, e[:, :-1])
+        (gradient,) = torch.autograd.grad(output.sum(), e)
         norms = gradient.mean(2).norm(dim=0).numpy()  # token
         own.append(norms[k])
         following.append(norms[k + 1])

@@ -8,7 +8,7 @@ was never interrupted, and ends with the same bytes.
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -198,52 +198,74 @@ def target_model(settings: Training, root: int, variant: str, tasks: Tasks) -> F
 
 
 def batch_array(settings: Training) -> np.ndarray | None:
-    """Room for the tokens of one batch of linear tasks that need not be kept."""
+    """Room for the tokens of one batch of linear tasks for each start, that need not be kept."""
     if settings.tasks != "linear" or settings.dataset_size is not None:
         return None
-    return np.empty((settings.input_dim + 1, settings.context_length + 1, settings.batch_size), np.float32)
+    return np.empty((settings.starts, settings.input_dim + 1, settings.context_length + 1, settings.batch_size), np.float32)
 
 
-def clip_by_global_norm(gradient: Tensor, clip_norm: float) -> Tensor:
-    """optax's rule: scale the gradient to `clip_norm` when it is longer, leave it otherwise. In place."""
-    return gradient.mul_(clip_norm / max(gradient.norm().item(), clip_norm))
+def clip_by_global_norm(gradient: Vector, clip_norm: float) -> Vector:
+    """optax's rule for each start: scale the gradient to `clip_norm` when it is longer, leave it otherwise. In place."""
+    return gradient.mul_(clip_norm / gradient.norm(dim=-1, keepdim=True).clamp(min=clip_norm))
 
 
-def loss_and_gradient(vector: Vector, architecture: Architecture, tasks: Tasks) -> tuple[float, Vector]:
-    """Loss `0.5 mean_tasks (prediction - y_q)^2` of a network and its gradient.
+def losses_and_gradients(
+    vectors: Float[Tensor, "start parameter"], architecture: Architecture, tasks: Iterable[Tasks]
+) -> tuple[Float[Tensor, " start"], Float[Tensor, "start parameter"]]:
+    """Loss `0.5 mean_tasks (prediction - y_q)^2` of networks, each on tasks of its own, and its gradient.
 
-    Linear attention on a processor goes through the compiled kernel, everything else through automatic differentiation.
+    Linear attention and one softmax layer on a processor go through compiled kernels, one start after the other; everything else through
+    automatic differentiation, all starts in one pass: a few hundred tasks are too few for the time of an operation to be its arithmetic.
     """
-    if architecture.is_linear_attention and vector.device.type == "cpu":
-        return _linear_attention_gradient(vector, architecture, tasks)
-    vector = vector.detach().requires_grad_()
-    tokens, target = tasks.tokens.to(vector.device), tasks.target.to(vector.device)
-    loss = 0.5 * (network_prediction(vector, tokens, architecture) - target).square().mean()
-    (gradient,) = torch.autograd.grad(loss, vector)
-    return loss.item(), gradient
+    one_softmax = architecture.is_attention_alone and architecture.attention == "softmax" and architecture.layers == 1
+    compiled = architecture.is_linear_attention or (one_softmax and architecture.activation_clip is None)
+    if compiled and vectors.device.type == "cpu":
+        return _attention_gradients(vectors, architecture, tasks)
+    vectors, tasks = vectors.detach().requires_grad_(), list(tasks)
+    tokens = torch.stack([each.tokens for each in tasks]).to(vectors.device)
+    target = torch.stack([each.target for each in tasks]).to(vectors.device)
+    losses = 0.5 * (network_prediction(vectors, tokens, architecture) - target).square().mean(-1)
+    (gradients,) = torch.autograd.grad(losses.sum(), vectors)
+    return losses.detach().cpu(), gradients
 
 
-def _linear_attention_gradient(vector: Vector, architecture: Architecture, tasks: Tasks) -> tuple[float, Vector]:
-    from activation_descent.regression.kernel import linear_attention_gradient
-
-    attention = unpack(vector, architecture)["attention"]  # block head matrix feature feature
+def _attention_gradients(
+    vectors: Float[Tensor, "start parameter"], architecture: Architecture, tasks: Iterable[Tasks]
+) -> tuple[Float[Tensor, " start"], Float[Tensor, "start parameter"]]:
+    attention = unpack(vectors, architecture)["attention"]  # start block head matrix feature feature
     a, b = products(attention)
     grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
-    clip = math.inf if architecture.activation_clip is None else float(architecture.activation_clip)
-    weights = (a, b, a.mT.contiguous(), b.mT.contiguous())
-    loss = linear_attention_gradient(
-        *(weight.numpy() for weight in weights),
-        architecture.layers,
-        clip,
-        tasks.tokens.numpy(),
-        tasks.target.numpy(),
-        grad_a.numpy(),
-        grad_b.numpy(),
-    )
+    arrays = [array.numpy() for array in (a, b, grad_a, grad_b)]
+    losses = [
+        _run_kernel(architecture, each.tokens.numpy(), each.target.numpy(), *of_start)
+        for each, *of_start in zip(tasks, *arrays, strict=True)
+    ]
     query, key, value, projection = attention.unbind(-3)
     # A = W_Q W_K^T and B = W_V W_P
     gradient = torch.stack([grad_a @ key, grad_a.mT @ query, grad_b @ projection.mT, value.mT @ grad_b], dim=-3)
-    return loss, gradient.flatten()
+    return torch.tensor(losses), gradient.flatten(1)
+
+
+def _run_kernel(
+    architecture: Architecture,
+    tokens: np.ndarray,
+    target: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    grad_a: np.ndarray,
+    grad_b: np.ndarray,
+) -> float:
+    """Loss of one network by the kernel made for it, which writes the gradients by A and B."""
+    from activation_descent.regression.kernel import linear_attention_gradient, one_layer_gradient, two_layers_gradient
+
+    clip = architecture.activation_clip
+    if architecture.layers == 1 and clip is None:
+        return one_layer_gradient(a, b, architecture.attention == "softmax", tokens, target, grad_a, grad_b)
+    weights = (a, b, np.ascontiguousarray(a.swapaxes(-1, -2)), np.ascontiguousarray(b.swapaxes(-1, -2)))
+    if architecture.layers == 2 and architecture.heads == 1 and clip is None:
+        return two_layers_gradient(*weights, tokens, target, grad_a, grad_b)
+    clip = math.inf if clip is None else float(clip)
+    return linear_attention_gradient(*weights, architecture.layers, clip, tokens, target, grad_a, grad_b)
 
 
 def rate_at(settings: Training, step: int) -> float:
@@ -284,7 +306,8 @@ class Job:
         """The tasks of one step: fresh ones, or the step's batch of a fixed set."""
         settings = self.settings
         if settings.dataset_size is None:
-            return training_tasks(settings, self.root, self.variant, seed, step, self.batch)
+            room = None if self.batch is None else self.batch[seed]
+            return training_tasks(settings, self.root, self.variant, seed, step, room)
         batch = (seed, step % (settings.dataset_size // settings.batch_size))
         if batch not in self.dataset:
             self.dataset[batch] = training_tasks(settings, self.root, self.variant, *batch)
@@ -320,14 +343,12 @@ class Job:
         settings = self.settings
         total = torch.zeros(settings.starts, dtype=torch.float64)
         for step in steps:
-            gradients = torch.empty_like(self.weights)
-            for seed in range(settings.starts):
-                loss, gradient = loss_and_gradient(self.weights[seed], self.architecture, self.tasks(seed, step))
-                if settings.frozen_rate is not None:
-                    unpack(gradient, self.architecture)["attention"].zero_()
-                gradients[seed] = clip_by_global_norm(gradient, settings.clip_norm)
-                total[seed] += loss
-            self.adam(gradients, rate_at(settings, step))
+            tasks = (self.tasks(seed, step) for seed in range(settings.starts))
+            losses, gradients = losses_and_gradients(self.weights, self.architecture, tasks)
+            if settings.frozen_rate is not None:
+                unpack(gradients, self.architecture)["attention"].zero_()
+            self.adam(clip_by_global_norm(gradients, settings.clip_norm), rate_at(settings, step))
+            total += losses
         means = total / len(steps)
         for seed, mean in enumerate(means.tolist()):
             if not math.isfinite(mean):

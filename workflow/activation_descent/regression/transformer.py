@@ -10,7 +10,8 @@ wide as a token, so that a layer depends on its weights through A_h = W_Q^h W_K^
 G = sum_i e_i^T e_i the linear update is sum_h e_j A_h G B_h.
 
 The parameters of a network are one vector, so that an optimiser, a checkpoint and a table of snapshots see one tensor;
-`unpack` gives them their names and shapes.
+`unpack` gives them their names and shapes. Networks of one architecture pass side by side when vectors and tokens have a leading axis
+of starts: every function counts its axes from the last, the task.
 """
 
 import math
@@ -28,9 +29,9 @@ MLP_WIDENING = 4
 TASKS_AT_ONCE = 1000  # of an evaluation: what fits the caches
 
 Layer = Float[Tensor, "matrix feature feature"]  # one head of one layer, in the order of MATRICES
-Tokens = Float[Tensor, "feature token task"]
-States = Float[Tensor, "width token task"]
-Vector = Float[Tensor, " parameter"]
+Tokens = Float[Tensor, "*start feature token task"]
+States = Float[Tensor, "*start width token task"]
+Vector = Float[Tensor, "*start parameter"]
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,14 @@ class Architecture:
         return 1 if self.tied else self.layers
 
     @property
+    def is_attention_alone(self) -> bool:
+        """Whether the network is attention on the task's own tokens and nothing else but the clip."""
+        return self.tokens == "constructed" and not (self.layer_norm or self.mlp or self.embedding_size)
+
+    @property
     def is_linear_attention(self) -> bool:
         """Whether the network is linear attention on the task's own tokens and nothing else but the clip."""
-        plain = self.tokens == "constructed" and not (self.layer_norm or self.mlp or self.embedding_size)
-        return plain and self.attention == "linear"
+        return self.is_attention_alone and self.attention == "linear"
 
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
@@ -112,12 +117,12 @@ def unpack(vector: Vector, architecture: Architecture) -> dict[str, Tensor]:
     named, start = {}, 0
     for name, shape in shapes(architecture).items():
         end = start + math.prod(shape)
-        if end > len(vector):
+        if end > vector.shape[-1]:
             break
-        named[name] = vector[start:end].view(shape)
+        named[name] = vector[..., start:end].view(*vector.shape[:-1], *shape)
         start = end
-    if start != len(vector) or len(named) < len(shapes(architecture)):
-        raise ValueError(f"{len(vector)} parameters do not fit {architecture}")
+    if start != vector.shape[-1] or len(named) < len(shapes(architecture)):
+        raise ValueError(f"{vector.shape[-1]} parameters do not fit {architecture}")
     return named
 
 
@@ -166,106 +171,122 @@ def position_code(positions: int, size: int) -> Float[Tensor, "position code"]:
     return code
 
 
-def linear(matrix: Float[Tensor, "input output"], e: Float[Tensor, "input token task"]) -> Float[Tensor, "output token task"]:
+def linear(
+    matrix: Float[Tensor, "*start input output"], e: Float[Tensor, "*start input token task"]
+) -> Float[Tensor, "*start output token task"]:
     """Every token times one matrix (row vectors: e W)."""
-    return (matrix.mT @ e.reshape(len(e), -1)).view(-1, *e.shape[1:])
+    return (matrix.mT @ e.flatten(-2)).view(*e.shape[:-3], -1, *e.shape[-2:])
 
 
-def perceptron(e: States, into: Float[Tensor, "width hidden"], out: Float[Tensor, "hidden width"]) -> States:
+def perceptron(e: States, into: Float[Tensor, "*start width hidden"], out: Float[Tensor, "*start hidden width"]) -> States:
     """Two layers without bias, GELU in jax's approximation between them."""
     return linear(out, functional.gelu(linear(into, e), approximate="tanh"))
 
 
-def layer_norm(e: States, scale: Float[Tensor, " width"], offset: Float[Tensor, " width"]) -> States:
+def layer_norm(e: States, scale: Float[Tensor, "*start width"], offset: Float[Tensor, "*start width"]) -> States:
     """Haiku's `LayerNorm` over the entries of each token; torch's own wants them last, where a dozen entries are slow to sum."""
-    centred = e - e.mean(0)
-    return centred * torch.rsqrt(centred.square().mean(0) + 1e-5) * scale[:, None, None] + offset[:, None, None]
+    centred = e - e.mean(-3, keepdim=True)
+    deviation = torch.rsqrt(centred.square().mean(-3, keepdim=True) + 1e-5)
+    return centred * deviation * scale[..., None, None] + offset[..., None, None]
 
 
-def enter(parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture) -> Float[Tensor, "width position task"]:
+def enter(
+    parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture
+) -> Float[Tensor, "*start width position task"]:
     """A task's tokens as the network's first states."""
     e = tokens if architecture.tokens == "constructed" else _split(tokens, architecture)
     if architecture.embedding_size:
         e = linear(parameters["embedding"], e)
-        hidden = linear(parameters["embedding_in"], e) + parameters["embedding_in_bias"][:, None, None]
+        hidden = linear(parameters["embedding_in"], e) + parameters["embedding_in_bias"][..., None, None]
         added = linear(parameters["embedding_out"], functional.gelu(hidden, approximate="tanh"))
-        e = e + added + parameters["embedding_out_bias"][:, None, None]
+        e = e + added + parameters["embedding_out_bias"][..., None, None]
     return e
 
 
-def _split(tokens: Tokens, architecture: Architecture) -> Float[Tensor, "width position task"]:
+def _split(tokens: Tokens, architecture: Architecture) -> Float[Tensor, "*start width position task"]:
     """x_1, y_1, x_2, .., y_N, x_q as tokens of their own, with the code of their positions."""
-    features, number, tasks = tokens.shape
+    *starts, features, number, tasks = tokens.shape
     slot = architecture.tokens == "classic_slot"
-    parts = tokens.new_zeros(features if slot else features - 1, number, 2, tasks)
-    parts[: features - 1, :, 0] = tokens[:-1]
-    parts[-1, :, 1] = tokens[-1]
-    parts = parts.flatten(1, 2)[:, :-1]  # feature position task; the query has no label
-    code = position_code(parts.shape[1], architecture.position_size).to(tokens).mT[:, :, None].expand(-1, -1, tasks)
-    return torch.cat([code, parts] if slot else [parts, code])
+    parts = tokens.new_zeros(*starts, features if slot else features - 1, number, 2, tasks)
+    parts[..., : features - 1, :, 0, :] = tokens[..., :-1, :, :]
+    parts[..., -1, :, 1, :] = tokens[..., -1, :, :]
+    parts = parts.flatten(-3, -2)[..., :-1, :]  # feature position task; the query has no label
+    code = position_code(parts.shape[-2], architecture.position_size).to(tokens).mT[..., None].expand(*starts, -1, -1, tasks)
+    return torch.cat([code, parts] if slot else [parts, code], dim=-3)
 
 
 def attend(
-    a: Float[Tensor, "head width width"],
-    b: Float[Tensor, "head width output"],
+    a: Float[Tensor, "*start head width width"],
+    b: Float[Tensor, "*start head width output"],
     softmax: bool,
-    queries: Float[Tensor, "width query task"],
-    context: Float[Tensor, "width context task"],
-) -> Float[Tensor, "output query task"]:
+    queries: Float[Tensor, "*start width query task"],
+    context: Float[Tensor, "*start width context task"],
+) -> Float[Tensor, "*start output query task"]:
     """What one layer adds to the states of `queries`: the sum over heads of scores * values."""
-    if queries.shape[1] > 1 and not softmax:
-        return _attend_linearly(a, b, queries, context)
+    *_, width, number, _ = queries.shape
+    if number > 1 and not softmax:
+        return through(linear_map(a, b, context), queries)
     update = 0
-    for a_head, b_head in zip(a, b, strict=True):
+    for a_head, b_head in zip(a.unbind(-3), b.unbind(-3), strict=True):
         asked, values = linear(a_head, queries), linear(b_head, context)
-        if queries.shape[1] == 1:  # context task: sums along the first axes, which are fast
-            scores = (asked * context).sum(0)
-            scores = torch.softmax(scores / math.sqrt(len(queries)), 0) if softmax else scores
-            update = update + (values * scores).sum(1, keepdim=True)
+        if number == 1:  # sums along axes before the last, which are fast
+            scores = (asked * context).sum(-3, keepdim=True)  # 1 context task
+            scores = torch.softmax(scores / math.sqrt(width), -2) if softmax else scores
+            update = update + (values * scores).sum(-2, keepdim=True)
         else:
-            scores = _product(asked.transpose(0, 1), context)  # query context task
-            scores = torch.softmax(scores / math.sqrt(len(queries)), 1)
-            update = update + _product(values, scores.transpose(0, 1))
+            scores = _task_first(asked).mT @ _task_first(context)  # task query context
+            scores = torch.softmax(scores / math.sqrt(width), -1)
+            update = update + _task_last(_task_first(values) @ scores.mT)
     return update
 
 
-def _attend_linearly(a: Tensor, b: Tensor, queries: Tensor, context: Tensor) -> Float[Tensor, "output query task"]:
-    """`sum_h e A_h G B_h` by way of the map `sum_h A_h G B_h`, whose price hardly depends on the number of heads."""
-    heads, width, output = b.shape
-    gram = _product(context, context.transpose(0, 1))  # G: width width task
-    halves = linear(b.transpose(0, 1).reshape(width, heads * output), gram)  # (G B_h)^T of all heads, one below the other
-    halves = halves.view(heads, output, width, -1).transpose(1, 2).reshape(heads * width, output, -1)  # G B_h
-    layer_map = linear(a.mT.reshape(heads * width, width), halves)
-    return _product(layer_map.transpose(0, 1), queries)
+def linear_map(
+    a: Float[Tensor, "*start head width width"], b: Float[Tensor, "*start head width output"], context: States
+) -> Float[Tensor, "*start width output task"]:
+    """`M = sum_h A_h G B_h`: what a linear layer adds to any e is e M. Its price hardly depends on the number of heads."""
+    heads, _, output = b.shape[-3:]
+    e = _task_first(context)
+    gram = _task_last(e @ e.mT)  # G: *start width width task
+    halves = linear(b.transpose(-3, -2).flatten(-2), gram)  # (G B_h)^T of all heads, one below the other
+    halves = halves.unflatten(-3, (heads, output)).transpose(-3, -2).flatten(-4, -3)  # G B_h
+    return linear(a.mT.flatten(-3, -2), halves)
 
 
-class _Product(torch.autograd.Function):
-    """Products of two matrices for each task, the task last.
+def through(
+    layer_map: Float[Tensor, "*start width output task"], e: Float[Tensor, "*start width token task"]
+) -> Float[Tensor, "*start output token task"]:
+    """e M for every token, each task with a map of its own."""
+    if e.shape[-2] == 1:
+        return (layer_map * e).sum(-3).unsqueeze(-2)
+    return _task_last(_task_first(layer_map).mT @ _task_first(e))
 
-    The library's batched product wants the task first and contiguous; what automatic differentiation would hand it is neither, and
-    thirty times as slow.
-    """
+
+class _Moved(torch.autograd.Function):
+    """`movedim` whose result and whose gradient are contiguous: the library's product of two matrices for each task wants the task first
+    and contiguous, and is thirty times as slow on what automatic differentiation would hand it."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor) -> Tensor:
-        x, y = x.permute(2, 0, 1).contiguous(), y.permute(2, 0, 1).contiguous()
-        ctx.save_for_backward(x, y)
-        return (x @ y).permute(1, 2, 0).contiguous()
+    def forward(ctx, x: Tensor, source: int, destination: int) -> Tensor:
+        ctx.axes = (source, destination)
+        return x.movedim(source, destination).contiguous()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = ctx.saved_tensors
-        gradient = gradient.permute(2, 0, 1).contiguous()
-        return (gradient @ y.mT).permute(1, 2, 0).contiguous(), (x.mT @ gradient).permute(1, 2, 0).contiguous()
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        source, destination = ctx.axes
+        return gradient.movedim(destination, source).contiguous(), None, None
 
 
-def _product(x: Float[Tensor, "row inner task"], y: Float[Tensor, "inner column task"]) -> Float[Tensor, "row column task"]:
-    return _Product.apply(x, y)
+def _task_first(x: Float[Tensor, "*start row column task"]) -> Float[Tensor, "*start task row column"]:
+    return _Moved.apply(x, -1, -3)
+
+
+def _task_last(x: Float[Tensor, "*start task row column"]) -> Float[Tensor, "*start row column task"]:
+    return _Moved.apply(x, -3, -1)
 
 
 def states(
     parameters: dict[str, Tensor], tokens: Tokens, architecture: Architecture, query_only: bool = False
-) -> Iterator[tuple[Float[Tensor, "width context task"], Float[Tensor, "entry 1 task"]]]:
+) -> Iterator[tuple[Float[Tensor, "*start width context task"], Float[Tensor, "*start entry 1 task"]]]:
     """Context and query before the first layer and after each; what nobody reads after the last is left out.
 
     Args:
@@ -275,7 +296,7 @@ def states(
     def normed(e: Tensor, prefix: str, block: int, layer: int) -> Tensor:
         if not architecture.layer_norm or (layer == 0 and not architecture.tied and prefix == "norm"):
             return e
-        return layer_norm(e, parameters[f"{prefix}_scale"][block], parameters[f"{prefix}_offset"][block])
+        return layer_norm(e, parameters[f"{prefix}_scale"][..., block, :], parameters[f"{prefix}_offset"][..., block, :])
 
     def clipped(e: Tensor) -> Tensor:
         return e if architecture.activation_clip is None else e.clamp(-architecture.activation_clip, architecture.activation_clip)
@@ -284,32 +305,36 @@ def states(
         e = clipped(e + update)
         if architecture.mlp:
             n = normed(e, "mlp_norm", block, layer)
-            e = clipped(e + perceptron(n, parameters["mlp_in"][block], parameters["mlp_out"][block]))
+            e = clipped(e + perceptron(n, parameters["mlp_in"][..., block, :, :], parameters["mlp_out"][..., block, :, :]))
         return e
 
     e = enter(parameters, tokens, architecture)
-    context, query = e[:, :-1].detach() if query_only else e[:, :-1], e[:, -1:]
+    context, query = e[..., :-1, :].detach() if query_only else e[..., :-1, :], e[..., -1:, :]
     yield context, query
-    a, b = products(parameters["attention"])  # block head width width
+    a, b = products(parameters["attention"])  # *start block head width width
+    a, b = a.unbind(-4), b.unbind(-4)
     for layer in range(architecture.layers):
         block = 0 if architecture.tied else layer
         softmax = architecture.attention == "softmax" or (architecture.attention == "softmax_first" and layer == 0)
         keys, asked, values = normed(context, "norm", block, layer), normed(query, "norm", block, layer), b[block]
         if layer == architecture.layers - 1:
             if not architecture.mlp:  # all that will be read is the last entry
-                query, values = query[-1:], values[..., -1:]
+                query, values = query[..., -1:, :, :], values[..., -1:]
             query = after(query, attend(a[block], values, softmax, asked, keys), block, layer)
         else:
-            update = attend(a[block], values, softmax, torch.cat([keys, asked], dim=1), keys)
-            others = update[:, :-1].detach() if query_only else update[:, :-1]
-            context, query = after(context, others, block, layer), after(query, update[:, -1:], block, layer)
+            if softmax:
+                others, own = (attend(a[block], values, softmax, queries, keys) for queries in (keys, asked))
+            else:
+                layer_map = linear_map(a[block], values, keys)
+                others, own = through(layer_map, keys), through(layer_map, asked)
+            context, query = after(context, others, block, layer), after(query, own, block, layer)
         yield context, query
 
 
-def predict(vector: Vector, tokens: Tokens, architecture: Architecture, query_only: bool = False) -> Float[Tensor, " task"]:
+def predict(vector: Vector, tokens: Tokens, architecture: Architecture, query_only: bool = False) -> Float[Tensor, "*start task"]:
     """The network's answer to each task's query: -1 times the last entry of its last token. `query_only` as in `states`."""
     *_, (_, query) = states(unpack(vector, architecture), tokens, architecture, query_only)
-    return -query[-1, 0]
+    return -query[..., -1, 0, :]
 
 
 def written_model(
