@@ -242,6 +242,8 @@ def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 f"{SHORTEST_CONTEXT}"
             )
     for name, model in study["models"].items():
+        if model is None:
+            continue
         size = model["name"].removeprefix("embedded:")
         if (size != model["name"]) and size not in sizes:
             raise SettingsError(f"configuration: language.models.{name}: there is no size '{size}'; sizes are {', '.join(sizes)}")

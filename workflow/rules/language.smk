@@ -62,7 +62,7 @@ rule probe_language:
     params:
         code=code("probe_language"),
         seed=config["seed"],
-        model=lambda wildcards: config["language"]["models"][wildcards.variant],
+        model=lambda wildcards: MODELS[wildcards.variant],
         noise=config["language"]["corpus"]["mixture"]["noise"],
         evaluation=config["language"]["evaluation"],
     message:
@@ -116,7 +116,7 @@ rule plot_language:
     threads: 1
     params:
         code=code("plot_language"),
-        name=lambda wildcards: config["language"]["models"][wildcards.variant]["name"],
+        name=lambda wildcards: MODELS[wildcards.variant]["name"],
         judged=config["language"]["evaluation"]["judged_demonstrations"],
     message:
         "Draw the curves of a language model: {wildcards.variant}"

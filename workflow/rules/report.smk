@@ -45,10 +45,10 @@ rule render_page:
         claims=rules.judge_claims.output,
         figures=[
             *collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
-            *collect("<run>/language/figures/{variant}.svg", variant=[*MODELS, "sizes"]),
+            *language_figures(),
         ],
         records=[*regression_records()[0], *language_records()[0]],
-        corpus=rules.prepare_language_corpus.output.sample,
+        corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
         costs=["<run_benchmarks>/judge_claims.tsv", *regression_costs(), *language_costs()],
     output:

@@ -26,7 +26,9 @@ if params.model["tasks"] == "own":
 else:
     data = params.model.get("data", "hub")
     data = None if data == "hub" else Path(os.path.expandvars(data))
-    chosen = [tasks.real_task(name, data, params.seed, params.evaluation["pool_size"]) for name in params.model["tasks"]]
+    words = params.model.get("labels", {})
+    size = params.evaluation["pool_size"]
+    chosen = [tasks.real_task(name, data, params.seed, size, words.get(name)) for name in params.model["tasks"]]
     questions = quiz.capitals_quiz(params.seed)
 speakers = [accuracy.Speaker.of(model, task) for task in chosen]  # a label that is not one token stops the job here
 

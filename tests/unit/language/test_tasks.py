@@ -95,6 +95,13 @@ def test_two_texts_are_joined_as_the_authors_join_them(tmp_path):
     )
 
 
+def test_other_label_words_stand_in_the_same_order(tmp_path):
+    write(tmp_path, "subj", subj(8), subj(8, start=20))
+    assert real_task("subj", tmp_path, 0, 2, ["fact", "opinion"]).labels == ("fact", "opinion")
+    with pytest.raises(DataError, match=r"data set subj: 1 label words \(fact\) for 2 classes \(objective, subjective\)"):
+        real_task("subj", tmp_path, 0, 2, ["fact"])
+
+
 def test_every_real_set_has_a_word_for_each_class():
     # finetuning specification, table 1.3: classes and label words of Dai et al.
     words_of = {

@@ -305,6 +305,7 @@ def load(name: str, folder: Path | None = None) -> LanguageModel:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     source = str(folder) if name.startswith(EMBEDDED) else name
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
     local = name.startswith(EMBEDDED) or _is_path(name)
     if local and not Path(source).is_dir():
         raise ModelError(f"model {name}: there is no folder {source}")
@@ -321,4 +322,5 @@ def load(name: str, folder: Path | None = None) -> LanguageModel:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).is_dir()
+    """Whether a name is a folder's; ids on a hub have one slash or none."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir()

@@ -147,7 +147,7 @@ REAL_SETS = {
 }
 
 
-def real_task(name: str, folder: Path | None, root: int, pool_size: int) -> Task:
+def real_task(name: str, folder: Path | None, root: int, pool_size: int, labels: Sequence[str] | None = None) -> Task:
     """One of the real sets with pools of at most `pool_size` examples.
 
     Demonstrations and tuning texts come from the set's training part, in an order drawn from the seed; texts that its evaluation part
@@ -155,11 +155,18 @@ def real_task(name: str, folder: Path | None, root: int, pool_size: int) -> Task
 
     Args:
         folder: holds `<name>/{train,validation}.jsonl`; from the hub if it is not given.
+        labels: a word for each class, in the order of `RealSet.labels`, instead of the authors'; for vocabularies that split those.
 
     Raises:
-        DataError: if the set is not to be had, or lacks a column or a class.
+        DataError: if the set is not to be had, lacks a column or a class, or has another number of classes than label words.
     """
     real = REAL_SETS[name]
+    labels = tuple(labels or real.labels.values())
+    if len(labels) != len(real.labels):
+        raise DataError(
+            f"data set {name}: {len(labels)} label words ({', '.join(labels)}) for {len(real.labels)} classes "
+            f"({', '.join(real.labels)})"
+        )
     if folder is None:
         train, validation = (_from_hub(name, split) for split in real.source[2:])
     else:
@@ -173,7 +180,7 @@ def real_task(name: str, folder: Path | None, root: int, pool_size: int) -> Task
         name,
         "real",
         real.template,
-        tuple(real.labels.values()),
+        labels,
         LETTERS,
         tuple(fresh[i] for i in order[:half]),
         tuple(fresh[i] for i in order[half : 2 * half]),
@@ -200,7 +207,9 @@ def _from_hub(name: str, split: str) -> list[Example]:
     dataset, configuration, *_ = REAL_SETS[name].source
     try:
         from datasets import load_dataset
-
+    except ImportError as error:
+        raise DataError(f"data set {name}: a hub needs pip install -e '.[hub]'; or name a folder") from error
+    try:
         table = load_dataset(dataset, configuration, split=split)
     except Exception as error:  # the hub and its network libraries raise a dozen types
         reason = " ".join(str(error).split())[:200]
