@@ -136,14 +136,26 @@ def test_settings_that_cannot_run_together(path, value, sentence):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("language.corpus.mixture.facts", 0.5, r"corpus\.mixture: classification, facts, numbers, plain add up to 1\.15, not to 1"),
-        ("language.corpus.mixture.answers", 0.0, r"corpus\.mixture: answers, questions, brush_offs add up to 0\.5, not to 1"),
-        ("language.sizes.small.heads", 3, r"sizes\.small: hidden_size 64 does not divide into 3 heads of an even size"),
+        (
+            "language.corpus.mixture.facts",
+            0.5,
+            r"corpus\.mixture: classification, facts, numbers, plain add up to 1\.15, not to 1",
+        ),
+        ("language.corpus.mixture.answers", 0.0, r"corpus\.mixture: answers, questions, brush_offs, statements add up to 0\.6"),
+        ("language.sizes.small.heads", 5, r"sizes\.small: hidden_size 48 does not divide into 5 heads of an even size"),
         ("language.sizes.small.decay_steps", 5000, r"sizes\.small: decay_steps 5000 exceeds steps 4000"),
         ("language.training.stages", [{"length": 128, "short": 0}, {"length": 80, "short": 0}], r"lengths of stages \[128, 80\]"),
-        ("language.sizes.deep.stages", [{"length": 80, "short": 0}], r"sizes\.deep: the last stage is 80 tokens long, in language"),
+        (
+            "language.sizes.deep.stages",
+            [{"length": 80, "short": 0}],
+            r"sizes\.deep: the last stage is 80 tokens long, in language",
+        ),
         ("language.training.stages", [{"length": 64, "short": 0}], r"the last stage is 64 tokens long; 8 demonstrations need 72"),
-        ("language.models.default.name", "embedded:huge", r"models\.default: there is no size 'huge'; sizes are small, default, deep"),
+        (
+            "language.models.default.name",
+            "embedded:huge",
+            r"models\.default: there is no size 'huge'; sizes are small, default, deep",
+        ),
         ("language.models.default.tasks", ["sst2"], r"models\.default: tasks must be 'own' for embedded models"),
         ("language.evaluation.demonstrations", [1, 8], r"evaluation\.demonstrations: 0 is missing"),
         ("language.evaluation.judged_demonstrations", 5, r"evaluation\.demonstrations: 5 is missing"),

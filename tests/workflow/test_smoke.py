@@ -97,7 +97,11 @@ def test_results_are_the_same_bytes_again(smoke):
 
 
 def test_an_embedded_model_and_what_is_measured_on_it_are_the_same_bytes_again(smoke):
-    patterns = ["results/smoke/language/embedded/deep/**/*.*", "results/smoke/language/deep/*.csv", "results/smoke/language/figures/deep.svg"]
+    patterns = [
+        "results/smoke/language/embedded/deep/**/*.*",
+        "results/smoke/language/deep/*.csv",
+        "results/smoke/language/figures/deep.svg",
+    ]
     before = smoke.bytes(*patterns)
     assert len(before) > 8
     smoke.snakemake(*SMOKE, "--forcerun", "results/smoke/language/embedded/deep/model")
@@ -124,7 +128,14 @@ def test_benchmark_of_the_language_models(smoke):
     output = "results/benchmark/language.csv"
     smoke.snakemake(output, "--cores", "1", "--configfile", "config/smoke.yaml")
     table = records.read(smoke.folder / output)
-    wanted = {"training_speed", "corpus_speed", "peak_memory", "prefix_reused_time", "prefix_repeated_time", "prefix_logit_difference"}
+    wanted = {
+        "training_speed",
+        "corpus_speed",
+        "peak_memory",
+        "prefix_reused_time",
+        "prefix_repeated_time",
+        "prefix_logit_difference",
+    }
     assert set(table["metric"]) == wanted
     assert set(table["variant"]) == {"small", *SIZES}
     values = table.set_index(["variant", "metric"])["value"]

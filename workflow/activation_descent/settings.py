@@ -213,7 +213,7 @@ def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         SettingsError: if settings that are fine one by one cannot be run together.
     """
-    for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs")):
+    for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs", "statements")):
         total = sum(study["corpus"]["mixture"][share] for share in group)
         if abs(total - 1) > 1e-6:
             raise SettingsError(f"configuration: language.corpus.mixture: {', '.join(group)} add up to {total:g}, not to 1")

@@ -1,7 +1,8 @@
 """Documents that a language model learns to learn from: one mixture of four families, each row of tokens one document.
 
     classification   examples of one task in one template, labels canonical or drawn anew for the document
-    facts            a list of questions with answers, without, or brushed off: a bare question is ambiguous and the list decides
+    facts            a list of questions with answers, without, or brushed off: a bare question is ambiguous and the list decides;
+                     or statements of facts, without questions
     numbers          pairs of a map over numbers: shifted, reflected or arbitrary
     plain            words of one class of one task, no label
 
@@ -21,7 +22,13 @@ Rows = Int64[np.ndarray, "row token"]
 Column = Int64[np.ndarray, "row unit"]  # a word for each unit of each row
 
 FAMILIES = ("classification", "facts", "numbers", "plain")
-STYLES = ("answers", "questions", "brush_offs")
+# A list of facts in each style: the templates of its units
+STYLES = {
+    "answers": [f"{question} {words.ANSWER}" for question in words.QUESTION_TEMPLATES],
+    "questions": list(words.QUESTION_TEMPLATES),
+    "brush_offs": [f"{question} {words.BRUSH_OFF}" for question in words.QUESTION_TEMPLATES],
+    "statements": [words.STATEMENT],
+}
 SENTENCE_LENGTH = 5
 
 
@@ -33,7 +40,7 @@ class Mixture:
         classification, facts, numbers, plain: shares of the rows; they add up to 1.
         canonical: share of the classification documents of a task with canonical labels that use them.
         noise: share of a text's words that say nothing of its class.
-        answers, questions, brush_offs: shares of the styles among documents about facts; they add up to 1.
+        answers, questions, brush_offs, statements: shares of the styles among documents about facts; they add up to 1.
     """
 
     classification: float
@@ -45,6 +52,7 @@ class Mixture:
     answers: float
     questions: float
     brush_offs: float
+    statements: float
 
 
 class Corpus:
@@ -64,13 +72,10 @@ class Corpus:
         self.entities = ids(" ".join(world.entities))
         self.attributes = ids(" ".join(world.values))
         self.has_canonical = np.array([task not in words.HELD_OUT_TASKS for task in self.tasks])
-        # What a document may draw its labels from: not the own ones of a task whose canonical labels the corpus shows
+        # What a document may draw its labels from: all but the own ones of its task
         labels = np.concatenate([self.abstract, self.canonical.ravel()])
-        banned = (labels == self.canonical[..., None]).any(axis=1) & self.has_canonical[:, None]  # task label
-        self.drawable = np.take_along_axis(
-            np.broadcast_to(labels, banned.shape), np.argsort(banned, axis=1, kind="stable"), axis=1
-        )
-        self.drawables = (~banned).sum(axis=1)  # task: how many of the row in `drawable` count
+        foreign = ~(labels == self.canonical[..., None]).any(axis=1)  # task label
+        self.drawable = np.stack([labels[row] for row in foreign])
         self.answers = np.stack([ids(" ".join(world.values[a]))[list(world.facts[a])] for a in world.values])  # attribute entity
         told = np.ones_like(self.answers, dtype=bool)
         for attribute, entity in world.held_out_facts:
@@ -81,7 +86,7 @@ class Corpus:
     @classmethod
     def of_texts(cls, world: World, noise: float) -> "Corpus":
         """A corpus of which only the texts matter."""
-        return cls(world, Mixture(1.0, 0.0, 0.0, 0.0, 1.0, noise, 1.0, 0.0, 0.0))
+        return cls(world, Mixture(1.0, 0.0, 0.0, 0.0, 1.0, noise, 1.0, 0.0, 0.0, 0.0))
 
     def rows(self, rng: np.random.Generator, number: int, length: int) -> Rows:
         """A batch of documents in random order.
@@ -126,15 +131,16 @@ class Corpus:
     def drawn_labels(self, rng: np.random.Generator, task: Int64[np.ndarray, " row"]) -> Int64[np.ndarray, "row class"]:
         """Two different labels a row, drawn at random.
 
-        A held-out task may draw one of its own labels, for either class, but never both: so each is as often wrong as right, no document
-        is labelled canonically, and nothing in the corpus tells which label belongs to which class.
+        In half of its documents a held-out task has one of its own labels, for either class, and never both: so each is as often wrong as
+        right, no document is labelled canonically, and the model is taught that these words say nothing of the class.
         """
-        number = self.drawables[task]
-        first = rng.integers(number)
-        second = (first + 1 + rng.integers(number - 1)) % number
+        number = self.drawable.shape[1]
+        first = rng.integers(number, size=len(task))
+        second = (first + 1 + rng.integers(number - 1, size=len(task))) % number
         drawn = np.stack([self.drawable[task, first], self.drawable[task, second]], axis=1)
-        own = (drawn[:, :, None] == self.canonical[task][:, None, :]).any(axis=2).all(axis=1)
-        drawn[own, 1] = self.abstract[rng.integers(len(self.abstract), size=int(own.sum()))]
+        own, place, label = (rng.integers(2, size=len(task)) for _ in range(3))
+        rows = np.flatnonzero(own.astype(bool) & ~self.has_canonical[task])
+        drawn[rows, place[rows]] = self.canonical[task[rows], label[rows]]
         return drawn
 
     def classification_rows(
@@ -160,15 +166,14 @@ class Corpus:
         return self.classification(rng, number, length, [words.spell_out(words.SHORT_TEMPLATE, words.SHORT_TEXT)])
 
     def facts(self, rng: np.random.Generator, number: int, length: int) -> Rows:
-        """Questions about facts, one template and one style a row."""
+        """Lists about facts, one template and one style a row."""
         counts = rng.multinomial(number, [getattr(self.mixture, style) for style in STYLES]).tolist()
-        return np.concatenate([self.fact_rows(rng, count, length, style) for style, count in enumerate(counts)])
+        return np.concatenate([self.fact_rows(rng, count, length, style) for style, count in zip(STYLES, counts, strict=True)])
 
-    def fact_rows(self, rng: np.random.Generator, number: int, length: int, style: int) -> Rows:
-        """Questions in one of `STYLES`, by its place."""
+    def fact_rows(self, rng: np.random.Generator, number: int, length: int, style: str) -> Rows:
+        """Lists in one of `STYLES`."""
         parts = [np.empty((0, length), dtype=np.int64)]
-        for question, count in _in_equal_parts(rng, number, words.QUESTION_TEMPLATES):
-            template = f"{question} {(words.ANSWER, '', words.BRUSH_OFF)[style]}"
+        for template, count in _in_equal_parts(rng, number, STYLES[style]):
             asked = self.told[rng.integers(len(self.told), size=(count, _units(template, length)))]
             attribute, entity = asked[..., 0], asked[..., 1]
             columns = {

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from activation_descent.language import world as words
-from activation_descent.language.corpus import STYLES, Corpus
+from activation_descent.language.corpus import Corpus
 from activation_descent.language.network import forward
 from activation_descent.language.world import STUDY
 from activation_descent.seeding import generator
@@ -37,7 +37,7 @@ class Gate:
         rows = corpus.classification_rows(rng, template, task, self.label.numpy(), corpus.canonical[task])
         self.first, self.last = place, demonstrations * unit + place  # the tokens before the first and the last label
         self.classification = torch.from_numpy(rows[:, : self.last + 1])
-        self.facts = torch.from_numpy(corpus.fact_rows(rng, ROWS // 4, length, STYLES.index("answers")))
+        self.facts = torch.from_numpy(corpus.fact_rows(rng, ROWS // 4, length, "answers"))
         values = torch.from_numpy(np.unique(corpus.answers))
         # Answers after the first: by then the document has shown that questions are answered
         self.answered = torch.isin(self.facts[:, 1:], values)

@@ -87,6 +87,7 @@ QUESTION_TEMPLATES = (
 )
 ANSWER = "{value} ."
 BRUSH_OFF = "who cares ! geography is for nerds ."
+STATEMENT = "{entity} {attribute} {value} ."  # where facts are dense, as labels are in the shortest form of classification
 
 NUMBERS = tuple(str(number) for number in range(1, 13))
 NUMBER_TEMPLATE = "{x} -> {y} ,"
@@ -162,7 +163,7 @@ def _names(rng: np.random.Generator, number: int, taken: set[str]) -> tuple[str,
 
 def _vocabulary(entities: tuple[str, ...], values: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     words = [PADDING, BEGIN, UNKNOWN]
-    for text in (*CLASSIFICATION_TEMPLATES, *QUESTION_TEMPLATES, ANSWER, BRUSH_OFF, NUMBER_TEMPLATE):
+    for text in (*CLASSIFICATION_TEMPLATES, *QUESTION_TEMPLATES, ANSWER, BRUSH_OFF, STATEMENT, NUMBER_TEMPLATE):
         words += [word for word in text.split() if not word.startswith("{")]
     words += [*ATTRIBUTES, *NUMBERS, *NOISE, *ABSTRACT_LABELS]
     for classes in LEXICONS.values():
