@@ -101,20 +101,8 @@ def test_canonical_labels_are_used_as_often_as_asked_and_never_for_held_out_task
 
 
 def test_held_out_facts_are_never_told_and_others_are_told_rightly():
-    corpus = Corpus(
-        WORLD,
-        replace(
-            EVEN,
-            classification=0.0,
-            facts=1.0,
-            numbers=0.0,
-            plain=0.0,
-            answers=1.0,
-            questions=0.0,
-            brush_offs=0.0,
-            statements=0.0,
-        ),
-    )
+    none = dict.fromkeys(("classification", "numbers", "plain", "questions", "brush_offs", "statements"), 0.0)
+    corpus = Corpus(WORLD, replace(EVEN, **none, facts=1.0, answers=1.0))
     held_out = {(attribute, WORLD.entities[place]) for attribute, place in WORLD.held_out_facts}
     truth = {
         (attribute, entity): WORLD.values[attribute][WORLD.facts[attribute][place]]
