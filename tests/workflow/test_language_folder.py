@@ -32,9 +32,9 @@ def test_a_real_checkpoint_without_in_context_learning_fails_the_gate(tmp_path):
     )
     gate = records.read(run / "folder/gate.csv")
     passed = gate[gate["metric"] == "gate_passed"].set_index("task")["value"]
-    assert set(passed.index) == {"sst2", "sst5", "mr", "subj", "agnews", "cb"}
+    assert set(passed.index) == {"sst2", "sst5", "mr", "subj", "agnews", "cb", "all"}
     statistics = records.read(run / "folder/statistics.csv").groupby("metric")["value"].mean()
-    assert statistics["gate_passed"] < 1
+    assert statistics["gate_passed"] == passed["all"] == 0
     if MODEL.name == "tinystories-instruct-3m-sodachat":
         # specification: SST-2 .63 without demonstrations, .51 to .60 with four
         accuracy = pd.read_csv(run / "folder/accuracy.csv")

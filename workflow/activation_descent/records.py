@@ -210,7 +210,7 @@ METRICS = {
     "gate_gain": Metric("1", "accuracy with demonstrations minus calibrated accuracy without, mean over draws"),
     "gate_p": Metric("1", "one-sided p-value of gate_gain under random signs over draws"),
     "gate_passed": Metric(
-        "1", "1 if a task passes the gate of in-context learning, else 0; in statistics the share of learned tasks"
+        "1", "1 if a task passes the gate of in-context learning, else 0; in statistics: the mean over learned tasks does"
     ),
     "in_context_accuracy": Metric("1", "accuracy with demonstrations on learned tasks"),
     "zero_shot_accuracy": Metric("1", "accuracy without demonstrations on learned tasks"),

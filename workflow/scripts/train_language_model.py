@@ -25,7 +25,8 @@ with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rul
 
     def report(step, values):
         log(step, values)
-        progress(step, {"training_loss": values["training_loss"]})
+        watched = {name: value for name, value in values.items() if name != "training_loss"}
+        progress(step, {"training_loss": values["training_loss"]}, watched)
 
     curve = Path(snakemake.output.curve)
     checkpoint = curve.with_name("checkpoint.safetensors")

@@ -129,8 +129,9 @@ def test_the_gate_passes_who_learns_and_fails_who_knows(monkeypatch):
     table = pd.concat([measured(monkeypatch, copies, "sentiment"), measured(monkeypatch, copies, "taste")])
     gate = statistics.gate_table(table, 8, GATE)
     assert gate["passed"].all()
-    assert dict(zip(gate["task"], gate["group"], strict=True)) == {"sentiment": "seen", "taste": "held_out"}
-    assert gate["p"].tolist() == pytest.approx([1 / 8, 1 / 8])
+    groups = {"sentiment": "seen", "taste": "held_out", "all": "held_out"}
+    assert dict(zip(gate["task"], gate["group"], strict=True)) == groups
+    assert gate["p"].tolist() == pytest.approx([1 / 8] * 3)
     table = pd.concat([measured(monkeypatch, knows, "sentiment"), measured(monkeypatch, knows, "taste")])
     assert not statistics.gate_table(table, 8, GATE)["passed"].any()
     records.frame(statistics.gate_rows(gate, "reader"))

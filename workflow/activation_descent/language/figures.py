@@ -66,8 +66,8 @@ def draw_model(name: str, accuracy: pd.DataFrame, quiz: pd.DataFrame, gate: pd.D
         rows = curves[curves["group"] == group]
         _by_demonstrations(panel, rows, "labelling", LABELLINGS)
         panel.axhline((1 / rows["classes"]).mean(), color="0.4", linewidth=0.8, linestyle=":", label="chance")
-        panel.set(title=GROUPS[group], xlabel="demonstrations in the prompt", ylabel="accuracy")
-        panel.legend(title="demonstrations carry")
+        panel.set(title=GROUPS[group], xlabel="demonstrations in the prompt", ylabel="accuracy", ylim=(-0.03, 1.5))
+        panel.legend(title="demonstrations carry", loc="upper left", alignment="left")
     _each_task(row[-3], accuracy, gate, judged)
     for panel, (names, title, ylabel) in zip(
         row[-2:],
@@ -78,8 +78,8 @@ def draw_model(name: str, accuracy: pd.DataFrame, quiz: pd.DataFrame, gate: pd.D
         strict=True,
     ):
         _by_demonstrations(panel, quiz[quiz["metric"].isin(names)], "metric", names)
-        panel.set(title=title, xlabel="answered questions before it", ylabel=ylabel)
-        panel.legend(title=None)
+        panel.set(title=title, xlabel="answered questions before it", ylabel=ylabel, ylim=(-0.03, 1.5))
+        panel.legend(title=None, loc="upper left")
     return figure
 
 
@@ -106,7 +106,7 @@ def _by_demonstrations(axes: "Axes", table: pd.DataFrame, column: str, names: Ma
                 each_seed=False,
             )
     axes.set_xticks(list(places.values()), [f"{number:g}" for number in numbers])
-    axes.set_ylim(-0.03, 1.03)
+    axes.set_yticks(np.linspace(0, 1, 6))
 
 
 def _each_task(axes: "Axes", accuracy: pd.DataFrame, gate: pd.DataFrame, judged: int) -> None:
