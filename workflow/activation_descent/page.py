@@ -14,12 +14,6 @@ import pandas as pd
 
 VERDICTS = ("supported", "refuted", "inconclusive")
 
-# What the figures of each study show
-SHOWS = {
-    "regression": "loss, alignment, problem size, input scale, context length and roll-out of the trained layer beside gradient descent",
-    "language": "what a language model learns from its prompt and what it knows by heart, against demonstrations or its size",
-}
-
 
 @dataclass(frozen=True)
 class Figure:
@@ -28,7 +22,6 @@ class Figure:
     path: str
     image: str
     title: str
-    shows: str
     claims: tuple[str, ...]
 
 
