@@ -155,6 +155,16 @@ def test_a_shared_prefix_gives_the_logits_of_the_whole_input(model):
     assert torch.allclose(recorded.attention_output, model.record(whole).attention_output[:, :, 12:], atol=1e-4)
 
 
+@torch.no_grad()
+def test_logits_at_one_position_are_those_of_the_whole_pass(model):
+    at, rows = torch.tensor([19, 3, 11]), torch.arange(3)
+    assert torch.allclose(model.logits(tokens(), at=at), model.logits(tokens())[rows, at], atol=1e-5)
+    prefix = model.encode_prefix(tokens(1, 9)[0])
+    whole = model.logits(tokens(), prefix)[rows, at]
+    assert torch.allclose(model.logits(tokens(), prefix, at), whole, atol=1e-5)
+    assert not torch.allclose(whole, model.logits(tokens())[rows, at], atol=1e-2)  # the prefix matters
+
+
 def test_gradients_and_updates_of_one_projection_leave_the_others_alone(model):
     model.logits(tokens()).square().mean().backward()
     projections = {part: model.projection(1, part) for part in PARTS}

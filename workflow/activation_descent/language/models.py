@@ -170,32 +170,44 @@ class LanguageModel:
 
     # Forward passes
 
-    def logits(self, tokens: Int[Tensor, "batch token"], prefix: Prefix | None = None) -> Float[Tensor, "batch token word"]:
+    def logits(
+        self,
+        tokens: Int[Tensor, "batch token"],
+        prefix: Prefix | None = None,
+        at: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch token word"] | Float[Tensor, "batch word"]:
         """Logits of the next token at each position. Inputs of several lengths are padded at their end, where padding changes nothing
         before it.
 
         Args:
             prefix: what stands before the tokens, see `encode_prefix`.
+            at: one position for each input. Only there are logits computed, which saves most of the time where the vocabulary is large.
         """
-        if prefix is None:
-            return self.network(input_ids=tokens, use_cache=False).logits
+        arguments = {"input_ids": tokens} | (self._behind(prefix, tokens.shape) if prefix else {"use_cache": False})
+        if at is None:
+            return self.network(**arguments).logits
+        states = self.network.base_model(**arguments).last_hidden_state
+        return self.network.get_output_embeddings()(states[torch.arange(len(tokens)), at])
+
+    def _behind(self, prefix: Prefix, shape: tuple[int, int]) -> dict[str, Any]:
+        """What tells the network that its input stands behind a prefix."""
         from transformers import DynamicCache
 
-        number = len(tokens)
+        number, length = shape
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(prefix.layers):
             cache.update(keys.expand(number, -1, -1, -1), values.expand(number, -1, -1, -1), layer)
-        positions = torch.arange(prefix.length, prefix.length + tokens.shape[1]).expand(number, -1)
-        mask = torch.ones(number, prefix.length + tokens.shape[1], dtype=torch.long)
-        arguments = {"input_ids": tokens, "past_key_values": cache, "use_cache": True, "attention_mask": mask}
-        return self.network(**arguments, position_ids=positions).logits
+        positions = torch.arange(prefix.length, prefix.length + length).expand(number, -1)
+        mask = torch.ones(number, prefix.length + length, dtype=torch.long)
+        return {"past_key_values": cache, "use_cache": True, "attention_mask": mask, "position_ids": positions}
 
     @torch.no_grad()
     def encode_prefix(self, tokens: Int[Tensor, " token"]) -> Prefix:
         """Read the tokens once and keep their keys and values."""
         from transformers import DynamicCache
 
-        cache = self.network(input_ids=tokens[None], past_key_values=DynamicCache(), use_cache=True).past_key_values
+        cache = DynamicCache()
+        self.network.base_model(input_ids=tokens[None], past_key_values=cache, use_cache=True)
         return Prefix(len(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))
 
     def record(

@@ -100,5 +100,5 @@ def next_logits(
         inputs = [[*before, *query] for query in queries[start : start + BATCH]]
         ends = torch.tensor([len(tokens) - 1 for tokens in inputs])
         padded = torch.tensor([tokens + [0] * (int(ends.max()) + 1 - len(tokens)) for tokens in inputs])
-        results.append(model.logits(padded, prefix)[torch.arange(len(inputs)), ends])
+        results.append(model.logits(padded, prefix, ends))
     return torch.cat(results)
