@@ -5,30 +5,27 @@ whole job. Each step's tasks come from a stream of their own, so a run that resu
 was never interrupted, and ends with the same bytes.
 """
 
-import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.regression.constructions import gradient_descent_layer
+from activation_descent.regression.gradients import losses_and_gradients
 from activation_descent.regression.learners import gradient_descent_model, optimal_rate, predict, ridge_model
 from activation_descent.regression.tasks import Tasks, linear_tasks, sine_tasks
-from activation_descent.regression.transformer import Architecture, Vector, initialise, products, shapes, unpack
-from activation_descent.regression.transformer import predict as network_prediction
+from activation_descent.regression.transformer import Architecture, Vector, initialise, shapes, unpack
 from activation_descent.seeding import generator
 
 STUDY = "regression"
@@ -212,65 +209,6 @@ def clip_by_global_norm(gradient: Vector, clip_norm: float) -> Vector:
     return gradient.mul_(clip_norm / gradient.norm(dim=-1, keepdim=True).clamp(min=clip_norm))
 
 
-def losses_and_gradients(
-    vectors: Float[Tensor, "start parameter"], architecture: Architecture, tasks: Iterable[Tasks]
-) -> tuple[Float[Tensor, " start"], Float[Tensor, "start parameter"]]:
-    """Loss `0.5 mean_tasks (prediction - y_q)^2` of networks, each on tasks of its own, and its gradient.
-
-    Linear attention and one softmax layer on a processor go through compiled kernels, one start after the other; everything else through
-    automatic differentiation, all starts in one pass: a few hundred tasks are too few for the time of an operation to be its arithmetic.
-    """
-    one_softmax = architecture.is_attention_alone and architecture.attention == "softmax" and architecture.layers == 1
-    compiled = architecture.is_linear_attention or (one_softmax and architecture.activation_clip is None)
-    if compiled and vectors.device.type == "cpu":
-        return _attention_gradients(vectors, architecture, tasks)
-    vectors, tasks = vectors.detach().requires_grad_(), list(tasks)
-    tokens = torch.stack([each.tokens for each in tasks]).to(vectors.device)
-    target = torch.stack([each.target for each in tasks]).to(vectors.device)
-    losses = 0.5 * (network_prediction(vectors, tokens, architecture) - target).square().mean(-1)
-    (gradients,) = torch.autograd.grad(losses.sum(), vectors)
-    return losses.detach().cpu(), gradients
-
-
-def _attention_gradients(
-    vectors: Float[Tensor, "start parameter"], architecture: Architecture, tasks: Iterable[Tasks]
-) -> tuple[Float[Tensor, " start"], Float[Tensor, "start parameter"]]:
-    attention = unpack(vectors, architecture)["attention"]  # start block head matrix feature feature
-    a, b = products(attention)
-    grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
-    arrays = [array.numpy() for array in (a, b, grad_a, grad_b)]
-    losses = [
-        _run_kernel(architecture, each.tokens.numpy(), each.target.numpy(), *of_start)
-        for each, *of_start in zip(tasks, *arrays, strict=True)
-    ]
-    query, key, value, projection = attention.unbind(-3)
-    # A = W_Q W_K^T and B = W_V W_P
-    gradient = torch.stack([grad_a @ key, grad_a.mT @ query, grad_b @ projection.mT, value.mT @ grad_b], dim=-3)
-    return torch.tensor(losses), gradient.flatten(1)
-
-
-def _run_kernel(
-    architecture: Architecture,
-    tokens: np.ndarray,
-    target: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    grad_a: np.ndarray,
-    grad_b: np.ndarray,
-) -> float:
-    """Loss of one network by the kernel made for it, which writes the gradients by A and B."""
-    from activation_descent.regression.kernel import linear_attention_gradient, one_layer_gradient, two_layers_gradient
-
-    clip = architecture.activation_clip
-    if architecture.layers == 1 and clip is None:
-        return one_layer_gradient(a, b, architecture.attention == "softmax", tokens, target, grad_a, grad_b)
-    weights = (a, b, np.ascontiguousarray(a.swapaxes(-1, -2)), np.ascontiguousarray(b.swapaxes(-1, -2)))
-    if architecture.layers == 2 and architecture.heads == 1 and clip is None:
-        return two_layers_gradient(*weights, tokens, target, grad_a, grad_b)
-    clip = math.inf if clip is None else float(clip)
-    return linear_attention_gradient(*weights, architecture.layers, clip, tokens, target, grad_a, grad_b)
-
-
 def rate_at(settings: Training, step: int) -> float:
     """The learning rate of a step: constant, then falling in a line to zero over the last `decay_share` of training."""
     decaying = settings.decay_share * settings.steps
@@ -385,19 +323,19 @@ def train(
         DivergedError: if a loss is no longer finite.
         CheckpointError: if the checkpoint is damaged.
     """
-    with _alone(checkpoint):
+    with checkpointing.alone(checkpoint):
         job = Job(settings, root, variant, device)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
         identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
         losses = torch.full((settings.starts, len(ends)), torch.nan, dtype=torch.float64)
         trained = Trained(ends, torch.zeros(settings.starts, len(ends), job.weights.shape[1]), losses, losses[:, -1])
         trained.snapshots[:, 0] = job.weights.cpu()
-        done = _restore(checkpoint, identity, job, trained)
+        done = checkpointing.restore(checkpoint, identity, _state(job, trained))
         for block, (start, end) in enumerate(pairwise(ends), start=1):
             if block > done:
                 trained.losses[:, block] = job.advance(range(start, end))
                 trained.snapshots[:, block] = job.weights.cpu()
-                _save(checkpoint, identity, job, trained, block)
+                checkpointing.save(checkpoint, identity, _state(job, trained), block)
             report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -410,63 +348,5 @@ def best(trained: Trained, number: int) -> Trained:
     return Trained(trained.steps, trained.snapshots[kept], trained.losses[kept], trained.start_losses.clone())
 
 
-@contextmanager
-def _alone(checkpoint: Path | None) -> Iterator[None]:
-    """Wait until no other process trains from this checkpoint.
-
-    A job whose workflow was killed lives on; the job of the next run waits for it here instead of writing into its files.
-    """
-    if checkpoint is None:
-        yield
-        return
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    path = checkpoint.with_suffix(".lock")
-    with _locked(path):
-        try:
-            yield
-        finally:
-            path.unlink()
-
-
-def _locked(path: Path) -> TextIO:
-    """An open file that this process alone has locked. A file that its last owner removed meanwhile is nobody's: try again."""
-    while True:
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is training here, as {path} says; waiting for it to end", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return file
-        file.close()
-
-
 def _state(job: Job, trained: Trained) -> dict[str, Tensor]:
     return {"weights": job.weights, **job.moments, "snapshots": trained.snapshots, "losses": trained.losses}
-
-
-def _save(checkpoint: Path | None, identity: str, job: Job, trained: Trained, block: int) -> None:
-    if checkpoint is None:
-        return
-    partial = checkpoint.with_suffix(".partial")
-    save_file(_state(job, trained), partial, metadata={"identity": identity, "block": str(block)})
-    os.replace(partial, checkpoint)
-
-
-def _restore(checkpoint: Path | None, identity: str, job: Job, trained: Trained) -> int:
-    """Load a checkpoint of the same settings; returns the number of blocks that it holds, 0 if there is none."""
-    if checkpoint is None or not checkpoint.exists():
-        return 0
-    try:
-        with safe_open(checkpoint, framework="pt") as stored:
-            metadata = stored.metadata()
-            if metadata["identity"] != identity:
-                print(f"{checkpoint} was written by other settings or other code; training from the start", flush=True)
-                return 0
-            for name, tensor in _state(job, trained).items():
-                tensor.copy_(stored.get_tensor(name))
-    except Exception as error:  # safetensors raises its own type, and others on a file cut short
-        raise CheckpointError(f"{checkpoint} cannot be read ({error}); delete it to train from the start") from error
-    print(f"resuming {checkpoint} after block {metadata['block']}", flush=True)
-    return int(metadata["block"])
