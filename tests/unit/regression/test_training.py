@@ -8,6 +8,7 @@ import torch
 
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.regression import learners, training, transformer
+from activation_descent.regression.gradients import losses_and_gradients
 from activation_descent.regression.learners import expected_loss, optimal_rate
 from activation_descent.regression.tasks import linear_tasks
 from activation_descent.seeding import generator
@@ -76,7 +77,7 @@ def test_first_adam_step_moves_each_weight_by_the_learning_rate_against_its_grad
     job.advance(range(1))
     for seed in range(settings.seeds):
         tasks = training.training_tasks(settings, 0, "v", seed, 0)
-        _, (gradient,) = training.losses_and_gradients(before[seed, None], settings.architecture, [tasks])
+        _, (gradient,) = losses_and_gradients(before[seed, None], settings.architecture, [tasks])
         clipped = gradient * min(1.0, settings.clip_norm / gradient.norm().item())
         expected = before[seed] - settings.learning_rate * clipped / (clipped.abs() + settings.epsilon)
         assert torch.allclose(job.weights[seed], expected, atol=1e-7)

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from activation_descent.regression import constructions, learners, transformer
+from activation_descent.regression.gradients import losses_and_gradients
 from activation_descent.regression.tasks import linear_tasks, sine_tasks
-from activation_descent.regression.training import losses_and_gradients
 from activation_descent.regression.transformer import Architecture
 from activation_descent.seeding import generator
 

@@ -6,6 +6,8 @@ tasks side by side, whose tokens, states and gradients stay in the first caches.
 
 Indices below: f, g features; n tokens; t tasks (lanes), always the last axis. The state of layer k is E_k = (e_1, .., e_N, e_q), its
 context's G = sum_i e_i e_i^T, and E_{k+1} = E_k + M^T E_k with M = sum_h A_h G B_h (row vectors: e <- e + e M).
+
+One file, because Numba's cache looks at the file of a function alone: an edit to a product in another would leave old machine code here.
 """
 
 import numpy as np
@@ -98,6 +100,27 @@ def _right(out, x, matrix, fresh):
 
 
 @njit(cache=True)
+def _load(out, tokens, start, lanes):
+    """out[f, n] = tokens[f, n] of `lanes` tasks from `start` on, zeros in the lanes that are left."""
+    for f in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            for t in range(lanes):
+                out[f, n, t] = tokens[f, n, start + t]
+            for t in range(lanes, LANES):
+                out[f, n, t] = 0
+
+
+@njit(cache=True)
+def _gram(out, e, context):
+    """G = sum_i e_i e_i^T over the context: the lower half, mirrored."""
+    _rows(out, e, e, context, True, True)
+    for f in range(out.shape[0]):
+        for g in range(f):
+            for t in range(LANES):
+                out[g, f, t] = out[f, g, t]
+
+
+@njit(cache=True)
 def _transpose(out, x):
     for f in range(out.shape[0]):
         for g in range(out.shape[1]):
@@ -166,21 +189,12 @@ def linear_attention_gradient(a, b, a_transposed, b_transposed, layers, clip, to
     for start in range(0, tasks, LANES):
         lanes = min(LANES, tasks - start)
         e = states[0]
-        for f in range(features):
-            for n in range(tokens_each):
-                for t in range(lanes):
-                    e[f, n, t] = tokens[f, n, start + t]
-                for t in range(lanes, LANES):
-                    e[f, n, t] = 0
+        _load(e, tokens, start, lanes)
 
         for k in range(full):
             block = k if blocks > 1 else 0
             e, e_next, gram, m = states[k], states[k + 1], grams[k], maps[k]
-            _rows(gram, e, e, context, True, True)
-            for f in range(features):
-                for g in range(f):
-                    for t in range(LANES):
-                        gram[g, f, t] = gram[f, g, t]
+            _gram(gram, e, context)
             for h in range(heads):
                 _right(halves[k, h], gram, b[block, h], True)
                 _left(m, a[block, h], halves[k, h], h == 0)
@@ -331,12 +345,7 @@ def one_layer_gradient(a, b, softmax, tokens, target, grad_a, grad_b):
     loss = 0.0
     for start in range(0, tasks, LANES):
         lanes = min(LANES, tasks - start)
-        for f in range(features):
-            for n in range(context + 1):
-                for t in range(lanes):
-                    e[f, n, t] = tokens[f, n, start + t]
-                for t in range(lanes, LANES):
-                    e[f, n, t] = 0
+        _load(e, tokens, start, lanes)
         for t in range(LANES):
             error[t] = -e[features - 1, context, t]
         for h in range(heads):
@@ -476,21 +485,9 @@ def two_layers_gradient(a, b, a_transposed, b_transposed, tokens, target, grad_a
     loss = 0.0
     for start in range(0, tasks, LANES):
         lanes = min(LANES, tasks - start)
-        for f in range(features):
-            for n in range(context):
-                for t in range(lanes):
-                    e[f, n, t] = tokens[f, n, start + t]
-                for t in range(lanes, LANES):
-                    e[f, n, t] = 0
-            for t in range(lanes):
-                left[2, f, 0, t] = tokens[f, context, start + t]
-            for t in range(lanes, LANES):
-                left[2, f, 0, t] = 0
-        _rows(gram, e, e, context, True, True)
-        for f in range(features):
-            for g in range(f):
-                for t in range(LANES):
-                    gram[g, f, t] = gram[f, g, t]
+        _load(e, tokens[:, :context], start, lanes)
+        _load(left[2], tokens[:, context:], start, lanes)
+        _gram(gram, e, context)
 
         _left(half, b[0, 0], right[1], True)
         _columns(mapped_right[1], gram, half, True)
