@@ -196,7 +196,9 @@ class LanguageModel:
         number, length = shape
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(prefix.layers):
-            cache.update(keys.expand(number, -1, -1, -1), values.expand(number, -1, -1, -1), layer)
+            cache.update(keys, values, layer)
+            shared = cache.layers[layer]  # a view: `update` would copy the prefix for each input, and once more with what follows
+            shared.keys, shared.values = keys.expand(number, -1, -1, -1), values.expand(number, -1, -1, -1)
         positions = torch.arange(prefix.length, prefix.length + length).expand(number, -1)
         mask = torch.ones(number, prefix.length + length, dtype=torch.long)
         return {"past_key_values": cache, "use_cache": True, "attention_mask": mask, "position_ids": positions}

@@ -14,7 +14,7 @@ from activation_descent.errors import ModelError
 from activation_descent.language.models import LanguageModel
 from activation_descent.language.tasks import Example, Task
 
-BATCH = 64  # queries read at once
+BATCH_TOKENS = 512  # read at once: what attention makes of more no longer fits the caches
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,10 @@ def next_logits(
     """
     prefix = model.encode_prefix(torch.tensor(prompt)) if cached and prompt else None
     before = [] if prefix else list(prompt)
+    batch = max(1, BATCH_TOKENS // (len(before) + max(map(len, queries))))
     results = []
-    for start in range(0, len(queries), BATCH):
-        inputs = [[*before, *query] for query in queries[start : start + BATCH]]
+    for start in range(0, len(queries), batch):
+        inputs = [[*before, *query] for query in queries[start : start + batch]]
         ends = torch.tensor([len(tokens) - 1 for tokens in inputs])
         padded = torch.tensor([tokens + [0] * (int(ends.max()) + 1 - len(tokens)) for tokens in inputs])
         results.append(model.logits(padded, prefix, ends))
