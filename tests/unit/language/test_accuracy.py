@@ -36,18 +36,18 @@ def one_hot(answers):
     return torch.nn.functional.one_hot(torch.tensor(answers), len(WORLD.vocabulary)).float()
 
 
-def knows(model, prompt, queries, cached=True):
+def knows(model, before, queries):
     """A reader who knows the canonical label of every text and ignores the prompt."""
     names = list(words.LEXICONS[CLASS[next(w for q in queries for t in q if (w := WORLD.vocabulary[t]) in CLASS)][0]])
     return one_hot([ID[names[class_of(query)]] for query in queries])
 
 
-def copies(model, prompt, queries, cached=True):
+def copies(model, before, queries):
     """A reader who knows nothing but the prompt: answers the label that its demonstrations gave to texts of the query's class."""
     seen, start = {}, 0
-    for place, token in enumerate(prompt):
+    for place, token in enumerate(before.tokens):
         if WORLD.vocabulary[token] == ";":
-            seen[class_of(prompt[start : place - 1])] = prompt[place - 1]
+            seen[class_of(before.tokens[start : place - 1])] = before.tokens[place - 1]
             start = place
     return one_hot([seen.get(class_of(query), 0) for query in queries])
 
@@ -84,9 +84,9 @@ def test_one_who_copies_follows_the_demonstrations(monkeypatch):
 def test_draws_do_not_depend_on_the_reader(monkeypatch):
     asked = []
 
-    def watches(model, prompt, queries, cached=True):
-        asked.append((tuple(prompt), tuple(map(tuple, queries))))
-        return knows(model, prompt, queries)
+    def watches(model, before, queries):
+        asked.append((before.tokens, tuple(map(tuple, queries))))
+        return knows(model, before, queries)
 
     measured(monkeypatch, watches)
     first, asked = asked, []
@@ -177,12 +177,12 @@ def test_the_quiz_asks_what_is_true_and_its_rivals_are_wrong_answers_of_the_same
 ANSWER = dict(zip((*QUIZ.questions, *QUIZ.untold), (*QUIZ.answers, *QUIZ.untold_answers), strict=True))
 
 
-def recalls(model, prompt, queries, cached=True):
+def recalls(model, before, queries):
     """Answers every question rightly and surely, whatever stood before it."""
     return 50 * one_hot([ID[ANSWER[question(query)]] for query in queries])
 
 
-def repeats(model, prompt, queries, cached=True):
+def repeats(model, before, queries):
     """Repeats the answer to the same question if it has just been given; else answers half surely, and with another question else."""
     logits = torch.full((len(queries), len(WORLD.vocabulary)), -50.0)
     for row, query in enumerate(queries):

@@ -135,7 +135,7 @@ def test_attention_output_is_attention_over_the_recorded_projections(model):
 @torch.no_grad()
 def test_recorded_values_of_rotary_families_stand_in_the_cache(model):
     """Values are not rotated in any family; the cache holds them head by head."""
-    recording, prefix = model.record(tokens(1)), model.encode_prefix(tokens(1)[0])
+    recording, prefix = model.record(tokens(1)), model.encode_prefix(tokens(1)[0].tolist())
     for layer, (_, values) in enumerate(prefix.layers):
         recorded = recording.values[layer].unflatten(-1, (values.shape[1], -1)).transpose(1, 2)
         assert torch.allclose(recorded, values, atol=1e-6)
@@ -145,7 +145,7 @@ def test_recorded_values_of_rotary_families_stand_in_the_cache(model):
 def test_a_shared_prefix_gives_the_logits_of_the_whole_input(model):
     shared = tokens()[:1, :12]
     whole = torch.cat([shared.expand(3, -1), tokens()[:, 12:]], dim=1)
-    prefix = model.encode_prefix(shared[0])
+    prefix = model.encode_prefix(shared[0].tolist())
     before = [keys.clone() for keys, _ in prefix.layers]
     expected = model.logits(whole)[:, 12:]
     for _ in range(2):  # a second use finds the prefix unchanged
@@ -159,7 +159,7 @@ def test_a_shared_prefix_gives_the_logits_of_the_whole_input(model):
 def test_logits_at_one_position_are_those_of_the_whole_pass(model):
     at, rows = torch.tensor([19, 3, 11]), torch.arange(3)
     assert torch.allclose(model.logits(tokens(), at=at), model.logits(tokens())[rows, at], atol=1e-5)
-    prefix = model.encode_prefix(tokens(1, 9)[0])
+    prefix = model.encode_prefix(tokens(1, 9)[0].tolist())
     whole = model.logits(tokens(), prefix)[rows, at]
     assert torch.allclose(model.logits(tokens(), prefix, at), whole, atol=1e-5)
     assert not torch.allclose(whole, model.logits(tokens())[rows, at], atol=1e-2)  # the prefix matters

@@ -145,11 +145,20 @@ def test_the_prompt_is_read_once_for_all_queries_with_the_same_logits():
     shown = speaker.task.demonstrations[:16]
     prompt = speaker.prompt(shown, [speaker.labels[example.label] for example in shown], max(map(len, queries)))
     assert (prompt.used, shortened) == (16, 0)
-    reused, repeated = (next_logits(model, prompt.tokens, queries, cached) for cached in (True, False))
+    read = model.encode_prefix(prompt.tokens)
+    reused, repeated = next_logits(model, read, queries), next_logits(model, prompt.tokens, queries)
     assert reused.shape == (80, len(WORLD.vocabulary))  # more than one batch
     assert torch.allclose(reused, repeated, atol=1e-4)
     alone = model.logits(torch.tensor([[*prompt.tokens, *queries[70]]]))[0, -1]
     assert torch.allclose(reused[70], alone, atol=1e-4)
+    # Fewer demonstrations are the beginning of the same prompt
+    fewer = speaker.prompt(shown[:3], [speaker.labels[example.label] for example in shown[:3]], max(map(len, queries)))
+    assert fewer.tokens == prompt.tokens[: prompt.ends[3]]
+    part = next_logits(model, read.first(prompt.ends[3]), queries)
+    assert torch.allclose(part, next_logits(model, fewer.tokens, queries), atol=1e-4)
+    assert not torch.allclose(part, reused, atol=1e-4)
+    nothing = next_logits(model, read.first(0), queries)
+    assert torch.equal(nothing, next_logits(model, [], queries))
 
 
 def test_a_prompt_holds_what_fits_and_says_how_much():

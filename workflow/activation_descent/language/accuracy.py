@@ -89,7 +89,7 @@ def accuracy_records(speaker: Speaker, settings: AccuracySettings, root: int, va
     most = max(settings.demonstrations)
     tuning, _ = speaker.queries(task.tuning)
     own = torch.tensor(speaker.labels)
-    shift = calibration(next_logits(model, model.begin, tuning)[:, own])
+    shift = calibration(next_logits(model, model.encode_prefix(model.begin), tuning)[:, own])
     for draw in range(settings.draws):
         rng = generator(root, STUDY, EXPERIMENT, task.name, "evaluate", draw)
         asked = [task.evaluation[i] for i in rng.permutation(len(task.evaluation))[: settings.queries]]
@@ -114,14 +114,16 @@ def accuracy_records(speaker: Speaker, settings: AccuracySettings, root: int, va
             rng = generator(root, STUDY, EXPERIMENT, task.name, labelling, draw)
             label = np.array([example.label for example in shown])
             label_tokens, classes = labelled(labelling, speaker, label, rng)
+            prompt = speaker.prompt(shown, label_tokens, longest)
+            read = model.encode_prefix(prompt.tokens)
             for number in settings.demonstrations:
                 if number == 0 and labelling not in ("gold", "abstract"):
                     continue  # without demonstrations there is nothing to label
-                prompt = speaker.prompt(shown[:number], label_tokens[:number], longest)
-                logits = next_logits(model, prompt.tokens, queries)[:, torch.tensor(classes)]
+                used = min(number, prompt.used)
+                logits = next_logits(model, read.first(prompt.ends[used]), queries)[:, torch.tensor(classes)]
                 yield row(labelling, number, "accuracy", _accuracy(logits, truth))
                 if labelling == "gold":
-                    yield row(labelling, number, "demonstrations_left_out", float(number - prompt.used))
+                    yield row(labelling, number, "demonstrations_left_out", float(number - used))
                     yield row(labelling, number, "queries_shortened", float(shortened))
                 if labelling == "gold" and number == 0:
                     yield row(labelling, number, "calibrated_accuracy", _accuracy(logits + shift, truth))

@@ -68,9 +68,9 @@ def prefix_times(speaker: Speaker, demonstrations: int, repeats: int) -> dict[st
     prompt = speaker.prompt(shown, labels, max(map(len, asked))).tokens
     reused, repeated = [], []
     for _ in range(repeats + 1):
-        reused.append(_seconds(lambda: next_logits(model, prompt, asked, True)))
-        repeated.append(_seconds(lambda: next_logits(model, prompt, asked, False)))
-    difference = next_logits(model, prompt, asked, True) - next_logits(model, prompt, asked, False)
+        reused.append(_seconds(lambda: next_logits(model, model.encode_prefix(prompt), asked)))
+        repeated.append(_seconds(lambda: next_logits(model, prompt, asked)))
+    difference = next_logits(model, model.encode_prefix(prompt), asked) - next_logits(model, prompt, asked)
     return {
         "prefix_reused_time": min(reused[1:]) * 1e3,
         "prefix_repeated_time": min(repeated[1:]) * 1e3,

@@ -117,10 +117,15 @@ class Recording:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of tokens that many inputs begin with. Never changed by use."""
+    """Tokens that many inputs begin with, and what later tokens read of them. Never changed by use."""
 
-    length: int
-    layers: tuple[tuple[Tensor, Tensor], ...]  # (1, head, token, feature) each
+    tokens: tuple[int, ...]
+    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values, (1, head, token, feature) each
+
+    def first(self, length: int) -> "Prefix":
+        """The beginning of the prefix, in which no later token has a part."""
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
+        return Prefix(self.tokens[:length], layers)
 
 
 class LanguageModel:
@@ -183,7 +188,9 @@ class LanguageModel:
             prefix: what stands before the tokens, see `encode_prefix`.
             at: one position for each input. Only there are logits computed, which saves most of the time where the vocabulary is large.
         """
-        arguments = {"input_ids": tokens} | (self._behind(prefix, tokens.shape) if prefix else {"use_cache": False})
+        arguments = {"input_ids": tokens} | (
+            self._behind(prefix, tokens.shape) if prefix and prefix.tokens else {"use_cache": False}
+        )
         if at is None:
             return self.network(**arguments).logits
         states = self.network.base_model(**arguments).last_hidden_state
@@ -199,18 +206,20 @@ class LanguageModel:
             cache.update(keys, values, layer)
             shared = cache.layers[layer]  # a view: `update` would copy the prefix for each input, and once more with what follows
             shared.keys, shared.values = keys.expand(number, -1, -1, -1), values.expand(number, -1, -1, -1)
-        positions = torch.arange(prefix.length, prefix.length + length).expand(number, -1)
-        mask = torch.ones(number, prefix.length + length, dtype=torch.long)
+        positions = torch.arange(len(prefix.tokens), len(prefix.tokens) + length).expand(number, -1)
+        mask = torch.ones(number, len(prefix.tokens) + length, dtype=torch.long)
         return {"past_key_values": cache, "use_cache": True, "attention_mask": mask, "position_ids": positions}
 
     @torch.no_grad()
-    def encode_prefix(self, tokens: Int[Tensor, " token"]) -> Prefix:
-        """Read the tokens once and keep their keys and values."""
+    def encode_prefix(self, tokens: Sequence[int]) -> Prefix:
+        """Read the tokens, which may be none, once and keep their keys and values."""
         from transformers import DynamicCache
 
+        if not tokens:
+            return Prefix((), ())
         cache = DynamicCache()
-        self.network.base_model(input_ids=tokens[None], past_key_values=cache, use_cache=True)
-        return Prefix(len(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))
+        self.network.base_model(input_ids=torch.tensor([tokens]), past_key_values=cache, use_cache=True)
+        return Prefix(tuple(tokens), tuple((layer.keys, layer.values) for layer in cache.layers))
 
     def record(
         self, tokens: Int[Tensor, "batch token"], layers: Sequence[int] | None = None, prefix: Prefix | None = None

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_descent.errors import ModelError
-from activation_descent.language.models import LanguageModel
+from activation_descent.language.models import LanguageModel, Prefix
 from activation_descent.language.tasks import Example, Task
 
 BATCH_TOKENS = 512  # read at once: what attention makes of more no longer fits the caches
@@ -23,11 +23,16 @@ class Prompt:
 
     Attributes:
         tokens: begin token and demonstrations.
-        used: demonstrations that fit in the context window.
+        ends: how many tokens stand up to the end of the begin token and of each demonstration.
     """
 
     tokens: list[int]
-    used: int
+    ends: list[int]
+
+    @property
+    def used(self) -> int:
+        """Demonstrations that fit in the context window."""
+        return len(self.ends) - 1
 
 
 @dataclass(frozen=True)
@@ -74,31 +79,31 @@ class Speaker:
         Args:
             label_tokens: the label of each demonstration.
         """
-        tokens, used = list(self.model.begin), 0
+        tokens = list(self.model.begin)
+        ends = [len(tokens)]
         for example, label in zip(examples, label_tokens, strict=True):
             demonstration = [*self.query(example.text), label, *self.ending]
             if len(tokens) + len(demonstration) + longest_query >= self.model.context_length:
                 break
-            tokens, used = tokens + demonstration, used + 1
-        return Prompt(tokens, used)
+            tokens += demonstration
+            ends.append(len(tokens))
+        return Prompt(tokens, ends)
 
 
 @torch.no_grad()
 def next_logits(
-    model: LanguageModel, prompt: Sequence[int], queries: Sequence[Sequence[int]], cached: bool = True
+    model: LanguageModel, before: Prefix | Sequence[int], queries: Sequence[Sequence[int]]
 ) -> Float[Tensor, "query word"]:
     """Logits of the word after each query.
 
     Args:
-        prompt: what stands before every query; may be empty.
-        cached: read the prompt once and reuse its keys and values. False reads it again for every query, for comparison.
+        before: what stands before every query: a prefix that was read once, or tokens, which are read again for each query.
     """
-    prefix = model.encode_prefix(torch.tensor(prompt)) if cached and prompt else None
-    before = [] if prefix else list(prompt)
-    batch = max(1, BATCH_TOKENS // (len(before) + max(map(len, queries))))
+    prefix, repeated = (before, []) if isinstance(before, Prefix) else (None, list(before))
+    batch = max(1, BATCH_TOKENS // (len(repeated) + max(map(len, queries))))
     results = []
     for start in range(0, len(queries), batch):
-        inputs = [[*before, *query] for query in queries[start : start + batch]]
+        inputs = [[*repeated, *query] for query in queries[start : start + batch]]
         ends = torch.tensor([len(tokens) - 1 for tokens in inputs])
         padded = torch.tensor([tokens + [0] * (int(ends.max()) + 1 - len(tokens)) for tokens in inputs])
         results.append(model.logits(padded, prefix, ends))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from activation_descent.language import world as words
 from activation_descent.language.accuracy import AccuracySettings
-from activation_descent.language.models import LanguageModel
+from activation_descent.language.models import LanguageModel, Prefix
 from activation_descent.language.prompts import next_logits
 from activation_descent.language.world import STUDY, World
 from activation_descent.seeding import generator
@@ -136,9 +136,9 @@ def quiz_records(model: LanguageModel, quiz: Quiz, settings: AccuracySettings, r
         base = {"study": STUDY, "experiment": EXPERIMENT, "variant": variant, "seed": draw}
         for number in settings.demonstrations:
             told = " ".join(pair(quiz, quiz.questions[i], quiz.answers[i]) for i in shown[:number])
-            prompt = [*model.begin, *(model.encode(f" {told}") if told else [])]
+            prompt = model.encode_prefix([*model.begin, *(model.encode(f" {told}") if told else [])])
 
-            def ask(questions: Sequence[str], prompt: list[int] = prompt) -> Float[Tensor, "query word"]:
+            def ask(questions: Sequence[str], prompt: Prefix = prompt) -> Float[Tensor, "query word"]:
                 return next_logits(model, prompt, [model.encode(f" {question}") for question in questions]).softmax(dim=1)
 
             answered = ask([quiz.questions[i] for i in asked])
