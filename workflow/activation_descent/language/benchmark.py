@@ -28,16 +28,13 @@ def measure(
 
     Of each time the fastest of `repeats` repeats counts, which other work on the machine disturbed least (as `timeit` advises).
     """
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        return process.apply(
-            _measure, (settings, mixture, held_out_share, size, demonstrations, repeats, torch.get_num_threads())
-        )
+    with multiprocessing.get_context("fork").Pool(1) as process:
+        return process.apply(_measure, (settings, mixture, held_out_share, size, demonstrations, repeats))
 
 
 def _measure(
-    settings: Pretraining, mixture: Mixture, held_out_share: float, size: str, demonstrations: int, repeats: int, threads: int
+    settings: Pretraining, mixture: Mixture, held_out_share: float, size: str, demonstrations: int, repeats: int
 ) -> list[Row]:
-    torch.set_num_threads(threads)
     world = make_world(0, held_out_share)
     job = Job(settings, world, mixture, 0, size)
     speed = training_speed(job, repeats)

@@ -164,7 +164,7 @@ def draw_sizes(statistics: pd.DataFrame, quiz: pd.DataFrame) -> "Figure":
         1,
         len(shown),
         (2.9 * len(shown), 3.6),
-        "One model for each size. Thin lines: draws of demonstrations and queries. Bands: 95 % bootstrap interval of their mean.",
+        "One model for each size. Thin lines: draws of demonstrations and queries. Bands: 95 % bootstrap interval of their mean. Dotted: chance.",
     )
     sizes = quiz[quiz["metric"] == "parameters"].set_index("variant")["value"]
     table = statistics.assign(parameters=statistics["variant"].map(sizes))
@@ -173,6 +173,8 @@ def draw_sizes(statistics: pd.DataFrame, quiz: pd.DataFrame) -> "Figure":
         panel.set(title=title, xlabel="parameters", ylabel="share", xscale="log", ylim=(-0.03, 1.03))
         panel.set_xticks(sorted(sizes), [_short(size) for size in sorted(sizes)])
         panel.minorticks_off()
+        if metric.endswith("accuracy"):
+            panel.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
     return figure
 
 
@@ -193,7 +195,8 @@ def draw_pretraining(training: pd.DataFrame, settings: Mapping[str, Any]) -> "Fi
         1,
         len(shown),
         (4.0 * len(shown), 4.0),
-        "One run for each size; measured after each block of training, accuracies on documents that no step trains on. Dotted: chance.",
+        "One run for each size; measured after each block of training, accuracies on documents that no step trains on. Dotted: chance.\n"
+        "Where the rows of a stage are too short for 8 demonstrations there are fewer.",
     )
     for (size, rows), (colour, dashes), marker in zip(training.groupby("variant", sort=False), SERIES, MARKERS, strict=False):
         tokens = settings[size]["rows"] * settings[size]["stages"][-1]["length"] / 1e6
