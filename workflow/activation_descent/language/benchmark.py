@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from activation_descent.language.corpus import Mixture
 from activation_descent.language.models import LanguageModel
 from activation_descent.language.pretraining import Job, Pretraining

@@ -164,7 +164,8 @@ def draw_sizes(statistics: pd.DataFrame, quiz: pd.DataFrame) -> "Figure":
         1,
         len(shown),
         (2.9 * len(shown), 3.6),
-        "One model for each size. Thin lines: draws of demonstrations and queries. Bands: 95 % bootstrap interval of their mean. Dotted: chance.",
+        "One model for each size. Thin lines: draws of demonstrations and queries. Bands: 95 % bootstrap interval of their mean.\n"
+        "Dotted: chance.",
     )
     sizes = quiz[quiz["metric"] == "parameters"].set_index("variant")["value"]
     table = statistics.assign(parameters=statistics["variant"].map(sizes))
