@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from activation_descent.errors import SettingsError
-from activation_descent.settings import check_schema, resolve_regression
+from activation_descent.settings import check_schema, resolve_language, resolve_regression
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -133,6 +133,45 @@ def test_settings_that_cannot_run_together(path, value, sentence):
         resolve_regression(change(path, value)["regression"])
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (
+            "language.corpus.mixture.facts",
+            0.5,
+            r"corpus\.mixture: classification, facts, numbers, plain add up to 1\.15, not to 1",
+        ),
+        ("language.corpus.mixture.answers", 0.0, r"corpus\.mixture: answers, questions, brush_offs, statements add up to 0\.6"),
+        ("language.sizes.small.heads", 5, r"sizes\.small: hidden_size 48 does not divide into 5 heads of an even size"),
+        ("language.sizes.small.decay_steps", 5000, r"sizes\.small: decay_steps 5000 exceeds steps 4000"),
+        ("language.training.stages", [{"length": 128, "short": 0}, {"length": 80, "short": 0}], r"lengths of stages \[128, 80\]"),
+        (
+            "language.sizes.deep.stages",
+            [{"length": 80, "short": 0}],
+            r"sizes\.deep: the last stage is 80 tokens long, in language",
+        ),
+        ("language.training.stages", [{"length": 64, "short": 0}], r"the last stage is 64 tokens long; 8 demonstrations need 72"),
+        (
+            "language.models.default.name",
+            "embedded:huge",
+            r"models\.default: there is no size 'huge'; sizes are small, default, deep",
+        ),
+        ("language.models.default.tasks", ["sst2"], r"models\.default: tasks must be 'own' for embedded models"),
+        ("language.evaluation.demonstrations", [1, 8], r"evaluation\.demonstrations: 0 is missing"),
+        ("language.evaluation.judged_demonstrations", 5, r"evaluation\.demonstrations: 5 is missing"),
+    ],
+)
+def test_language_settings_that_cannot_run_together(path, value, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        resolve_language(change(path, value)["language"])
+
+
+def test_a_size_overlays_the_common_training_settings_and_a_model_set_to_null_is_left_out():
+    sizes = resolve_language(change("language.models.small", None)["language"])
+    assert sizes["deep"]["layers"] == 6
+    assert sizes["deep"]["hidden_size"] == sizes["default"]["hidden_size"] == CONFIG["language"]["training"]["hidden_size"]
+
+
 def test_a_figure_set_to_null_is_left_out():
     assert resolve_regression(change("regression.figures.softmax", None)["regression"])
 
@@ -147,4 +186,5 @@ def test_the_readme_explains_every_key_of_the_schema_and_no_other():
     text = (ROOT / "config/README.md").read_text()
     table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     explained = {key for cell in table for key in re.findall(r"`([^`]+)`", cell)}
-    assert explained == {*keys(SCHEMA), *SCHEMA["$defs"]["training"]["properties"]}
+    definitions = [SCHEMA["$defs"][name] for name in ("training", "pretraining", "mixture")]
+    assert explained == {*keys(SCHEMA), *(key for definition in definitions for key in definition["properties"])}

@@ -22,10 +22,10 @@ def planned(output):
 
 
 @pytest.mark.parametrize(
-    ("scale", "variants", "probed", "rolled_out", "figures", "waves"),
-    [("config", 31, 11, 2, 20, 2), ("smoke", 13, 3, 1, 14, 1), ("paper", 35, 11, 2, 20, 2)],
+    ("scale", "variants", "probed", "rolled_out", "figures", "waves", "embedded", "models"),
+    [("config", 31, 11, 2, 20, 2, 3, 3), ("smoke", 13, 3, 1, 14, 1, 2, 2), ("paper", 35, 11, 2, 20, 2, 3, 6)],
 )
-def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled_out, figures, waves):
+def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled_out, figures, waves, embedded, models):
     overlay = [] if scale == "config" else ["--configfile", f"config/{scale}.yaml"]
     assert planned(project.snakemake("--dry-run", "--cores", "2", *overlay)) == {
         "all": 1,
@@ -39,6 +39,13 @@ def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled
         "compare_regression_updates": 1,
         "compare_regression_sizes": 1,
         "plot_regression": figures,
+        "prepare_language_corpus": 1,
+        "train_language_model": embedded,
+        "probe_language": models,
+        "compare_language": models,
+        "plot_language": models,
+        "plot_language_sizes": 1,
+        "plot_language_pretraining": 1,
         "prepare_config": 1,
         "judge_claims": 1,
         "render_page": 1,
@@ -112,6 +119,9 @@ def test_how_a_job_is_recorded_is_no_reason_to_train_again(smoke):
         ("regression/statistics.py", {"compare_regression", "probe_regression", "compare_regression_sizes", "plot_regression"}),
         ("regression/ladder.py", {"compare_regression_ladder"}),
         ("regression/updates.py", {"compare_regression_updates"}),
+        ("language/corpus.py", {"train_language_model", "probe_language"}),
+        ("language/accuracy.py", {"probe_language"}),
+        ("language/statistics.py", {"compare_language"}),
         ("claims.py", {"judge_claims"}),
         ("page.html.j2", {"render_page"}),
     ],

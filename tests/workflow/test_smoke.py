@@ -27,6 +27,7 @@ VARIANTS = {
     ),
     *("map_ridge", "classic_slot", "sine_layer", "sine_descent"),
 }
+SIZES = {"default", "deep"}
 
 
 def test_every_claim_is_judged(smoke):
@@ -35,7 +36,7 @@ def test_every_claim_is_judged(smoke):
     assert tuple(table) == claims.COLUMNS
     assert table["id"].tolist() == wanted
     assert (table["verdict"] == "inconclusive").all()  # two seeds judge nothing
-    run = table["statistic"].str.extract(r"\((\w+)\)")[0].isin(VARIANTS | {"learners", "updates", "ladder", "sine"})
+    run = table["statistic"].str.extract(r"\((\w+)\)")[0].isin(VARIANTS | SIZES | {"learners", "updates", "ladder", "sine"})
     assert (table["n"][run] == 2).all()
     assert (table["n"][~run] == 0).all()  # variants that the smoke run leaves out
     assert table["value"][run].notna().all()
@@ -49,7 +50,9 @@ def test_every_claim_is_judged(smoke):
 def test_records_keep_the_contract(smoke):
     paths = sorted(smoke.folder.glob("results/smoke/regression/**/*.csv"))
     assert len(paths) == 2 * 11 + 2 * 3 + 2 + 1 + 2 + 2 + 2 + 2
-    for path in paths:
+    language = sorted(smoke.folder.glob("results/smoke/language/**/*.csv"))
+    assert len(language) == (4 + 1) * len(SIZES)
+    for path in (*paths, *language):
         records.read(path)
 
 
@@ -69,7 +72,8 @@ def test_nothing_half_written_is_left(smoke):
 def test_wandb_runs_are_readable_one_for_each_training_job(smoke):
     folders = sorted((smoke.folder / "results/smoke/wandb").glob("offline-run-*"))
     identities = {folder.name.split("-", 3)[-1] for folder in folders}
-    assert identities == {f"train_regression-{variant}" for variant in VARIANTS} | {"train_regression_learners-learners"}
+    trained = {f"train_regression-{variant}" for variant in VARIANTS} | {"train_regression_learners-learners"}
+    assert identities == trained | {f"train_language_model-{size}" for size in SIZES}
     folder = next(folder for folder in folders if folder.name.endswith("train_regression-one_layer"))
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
     summary = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -92,6 +96,18 @@ def test_results_are_the_same_bytes_again(smoke):
     assert len([*folders]) == 1  # the run was replaced
 
 
+def test_an_embedded_model_and_what_is_measured_on_it_are_the_same_bytes_again(smoke):
+    patterns = [
+        "results/smoke/language/embedded/deep/**/*.*",
+        "results/smoke/language/deep/*.csv",
+        "results/smoke/language/figures/deep.svg",
+    ]
+    before = smoke.bytes(*patterns)
+    assert len(before) > 8
+    smoke.snakemake(*SMOKE, "--forcerun", "results/smoke/language/embedded/deep/model")
+    assert smoke.bytes(*patterns) == before
+
+
 def test_report(smoke):
     smoke.snakemake(*SMOKE, "--report", "report.html")
     text = (smoke.folder / "report.html").read_text()
@@ -106,3 +122,24 @@ def test_benchmark(smoke):
     assert set(table["metric"]) == {"data_time", "update_time", "step_time", "peak_memory"}
     assert (table["value"] > 0).all()
     assert set(table["variant"]) == VARIANTS
+
+
+def test_benchmark_of_the_language_models(smoke):
+    output = "results/benchmark/language.csv"
+    smoke.snakemake(output, "--cores", "1", "--configfile", "config/smoke.yaml")
+    table = records.read(smoke.folder / output)
+    wanted = {
+        "training_speed",
+        "corpus_speed",
+        "peak_memory",
+        "prefix_reused_time",
+        "prefix_repeated_time",
+        "prefix_logit_difference",
+    }
+    assert set(table["metric"]) == wanted
+    assert set(table["variant"]) == {"small", *SIZES}
+    values = table.set_index(["variant", "metric"])["value"]
+    for size in SIZES:
+        assert values[size, "prefix_logit_difference"] < 1e-4
+        assert values[size, "prefix_reused_time"] < values[size, "prefix_repeated_time"]
+        assert values[size, "corpus_speed"] > 5 * values[size, "training_speed"]  # never the bottleneck

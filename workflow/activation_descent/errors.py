@@ -23,3 +23,11 @@ class TrackingError(ActivationDescentError):
 
 class RecordsError(ActivationDescentError):
     """A table of records breaks the contract of `records.py`."""
+
+
+class ModelError(ActivationDescentError):
+    """A language model cannot be found, loaded or used for what is asked of it."""
+
+
+class DataError(ActivationDescentError):
+    """A data set is missing or lacks what a task needs."""

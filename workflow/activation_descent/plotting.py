@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, ordered so that neighbours differ in lightness too; every series has its own dash as well.
@@ -43,6 +45,7 @@ SERIES = (
     ("#CC79A7", (2, 2)),
     ("#E69F00", (5, 1, 1, 1)),
 )
+BOOTSTRAP = 300  # of at most a few thousand distinct resamples: five seeds have 126
 
 
 @contextmanager
@@ -63,6 +66,42 @@ def style() -> Iterator[None]:
     }
     with plt.style.context(["seaborn-v0_8-whitegrid", settings]):
         yield
+
+
+def panels(title: str, rows: int, columns: int, size: tuple[float, float], footer: str | None = None) -> tuple["Figure", Any]:
+    """An empty figure with a title and a line on how to read it; axes as an array of rows and columns."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure.suptitle(title, x=0.01, y=1 - 0.1 / size[1], ha="left", va="top", fontsize="large")
+    if footer:
+        figure.supxlabel(footer, fontsize="small", x=0.01, ha="left")
+    return figure, axes
+
+
+def curve(
+    axes: "Axes",
+    rows: "pd.DataFrame",
+    x: str,
+    label: str,
+    colour: str,
+    dashes: Any = (),
+    marker: str | None = None,
+    each_seed: bool = True,
+) -> None:
+    """One series: mean over seeds, 95 % bootstrap band, seeds as thin lines."""
+    import numpy as np
+
+    wide = rows.pivot_table(index=x, columns="seed", values="value")
+    if each_seed:
+        for seed in wide:
+            axes.plot(wide.index, wide[seed], color=colour, linewidth=0.4, alpha=0.6)
+    resampled = np.random.default_rng(0).integers(wide.shape[1], size=(BOOTSTRAP, wide.shape[1]))
+    low, high = np.percentile(wide.to_numpy()[:, resampled].mean(2), [2.5, 97.5], axis=1)
+    axes.fill_between(wide.index, low, high, color=colour, alpha=0.2, linewidth=0)
+    (line,) = axes.plot(wide.index, wide.mean(axis=1), color=colour, label=label, linewidth=1.5, marker=marker)
+    if dashes:
+        line.set_dashes(dashes)
 
 
 def save(figure: "Figure", path: str | Path) -> None:

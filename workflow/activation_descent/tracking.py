@@ -48,7 +48,13 @@ class Progress:
         self.last = time.monotonic()
         self.first: tuple[int, float] | None = None  # step and time from which on progress is measured
 
-    def __call__(self, step: int, values: Mapping[str, float]) -> None:
+    def __call__(self, step: int, losses: Mapping[str, float], watched: Mapping[str, float] | None = None) -> None:
+        """Report a step.
+
+        Args:
+            losses: their mean is shown.
+            watched: other numbers to show, in [0, 1].
+        """
         now = time.monotonic()
         if self.first is None:
             self.first = step, now
@@ -57,8 +63,9 @@ class Progress:
         self.last = now
         done, elapsed = step - self.first[0], now - self.first[1]
         left = f", {elapsed / done * (self.total - step):.0f} s left" if done and step < self.total else ""
-        loss = sum(values.values()) / max(len(values), 1)
-        line = f"{self.name}: step {step} of {self.total}, loss {loss:.5f}{left}"
+        loss = sum(losses.values()) / max(len(losses), 1)
+        others = "".join(f", {name.replace('_', ' ')} {value:.2f}" for name, value in (watched or {}).items())
+        line = f"{self.name}: step {step} of {self.total}, loss {loss:.5f}{others}{left}"
         print(line)
         print(line, file=sys.__stderr__, flush=True)
 

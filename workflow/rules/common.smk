@@ -2,7 +2,7 @@ import yaml
 
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
-from activation_descent.settings import check_schema, resolve_regression
+from activation_descent.settings import check_schema, resolve_language, resolve_regression
 
 
 def read_yaml(path):
@@ -37,6 +37,7 @@ def checked_settings():
             config_sources(),
         )
         variants = resolve_regression(config["regression"])
+        sizes = resolve_language(config["language"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -44,15 +45,15 @@ def checked_settings():
             {"config/claims.yaml": document},
         )
         compared = [name for name, settings in variants.items() if settings["tasks"] == "linear"]
-        check_claims(document["claims"], {"regression": [*compared, *SUBJECTS]})
+        check_claims(document["claims"], {"regression": [*compared, *SUBJECTS], "language": list(config["language"]["models"])})
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, document["claims"]
+    return variants, sizes, document["claims"]
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
 SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
-VARIANTS, CLAIMS = checked_settings()
+VARIANTS, SIZES, CLAIMS = checked_settings()
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
@@ -141,5 +142,40 @@ def regression_costs():
         "plot_regression": FIGURES,
     }
     alone = ["train_regression_learners", *(["compare_regression_updates"] if of_kind("updates") else [])]
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+# The language models that the study looks at, and those of them that are trained here; an overlay drops a model by setting it to null
+MODELS = {name: model for name, model in config["language"]["models"].items() if model}
+EMBEDDED = {
+    name: model["name"].removeprefix("embedded:") for name, model in MODELS.items() if model["name"].startswith("embedded:")
+}
+USED_SIZES = sorted(set(EMBEDDED.values()))
+
+
+def embedded_model(wildcards):
+    """The folder of an embedded model; nothing for a model from elsewhere."""
+    if wildcards.variant in EMBEDDED:
+        return f"<run>/language/embedded/{EMBEDDED[wildcards.variant]}/model"
+    return []
+
+
+def language_figures():
+    """Figures of the study; those that compare embedded models, if there are any."""
+    return collect("<run>/language/figures/{name}.svg", name=[*MODELS, *(["sizes", "pretraining"] if EMBEDDED else [])])
+
+
+def language_records():
+    """All tables of records of the study, and which of them claims may read."""
+    studied = collect("<run>/language/{variant}/{table}.csv", variant=MODELS, table=["accuracy", "quiz", "statistics", "gate"])
+    trained = collect("<run>/language/embedded/{size}/training.csv", size=USED_SIZES)
+    return [*studied, *trained], [table for table in studied if table.endswith("statistics.csv")]
+
+
+def language_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {"train_language_model": USED_SIZES, "probe_language": MODELS, "compare_language": MODELS, "plot_language": MODELS}
+    alone = ["prepare_language_corpus", "plot_language_sizes", "plot_language_pretraining"] if EMBEDDED else []
     named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]

@@ -16,7 +16,7 @@ rule prepare_config:
 
 rule judge_claims:
     input:
-        statistics=regression_records()[1],
+        statistics=[*regression_records()[1], *language_records()[1]],
     output:
         report(
             "<run>/claims.csv",
@@ -43,10 +43,14 @@ rule judge_claims:
 rule render_page:
     input:
         claims=rules.judge_claims.output,
-        figures=collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
-        records=regression_records()[0],
+        figures=[
+            *collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
+            *language_figures(),
+        ],
+        records=[*regression_records()[0], *language_records()[0]],
+        corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
-        costs=["<run_benchmarks>/judge_claims.tsv", *regression_costs()],
+        costs=["<run_benchmarks>/judge_claims.tsv", *regression_costs(), *language_costs()],
     output:
         "<run>/index.html",
     log:

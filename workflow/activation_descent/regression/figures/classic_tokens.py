@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.plotting import COLOURS, SERIES
-from activation_descent.regression.figures.curves import FOOTER, LOSS, curve, learner_curves, length_line, panels, settings_line
+from activation_descent.plotting import COLOURS, SERIES, curve, panels
+from activation_descent.regression.figures.curves import FOOTER, LOSS, learner_curves, length_line, settings_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.plotting import COLOURS, DASHES
-from activation_descent.regression.figures.curves import FOOTER, LOSS, length_line, panels, settings_line, variant_curves
+from activation_descent.plotting import COLOURS, DASHES, panels
+from activation_descent.regression.figures.curves import FOOTER, LOSS, length_line, settings_line, variant_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,47 +1,21 @@
-"""What the study's figures share: a mean over seeds with its band and every seed as a thin line."""
+"""What the study's figures share: courses of training, learners and conditions."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from activation_descent.plotting import COLOURS, DASHES, LABELS, SERIES
+from activation_descent.plotting import COLOURS, DASHES, LABELS, SERIES, curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 LOSS = "loss (0.5 × squared error)"
 HIGHEST_LOSS = 1e6  # on an axis: GD++ that leaves its range reaches 10^200
-BOOTSTRAP = 300  # of at most a few thousand distinct resamples: five seeds have 126
 FOOTER = (
     "Thin lines: {seeds} seeds. Bands: 95 % bootstrap interval of their mean (narrower than the line where not seen). "
     "All sides see the same tasks."
 )
-
-
-def curve(
-    axes: "Axes",
-    rows: pd.DataFrame,
-    x: str,
-    label: str,
-    colour: str,
-    dashes: Any = (),
-    marker: str | None = None,
-    each_seed: bool = True,
-) -> None:
-    """One series: mean over seeds, 95 % bootstrap band, seeds as thin lines."""
-    wide = rows.pivot_table(index=x, columns="seed", values="value")
-    if each_seed:
-        for seed in wide:
-            axes.plot(wide.index, wide[seed], color=colour, linewidth=0.4, alpha=0.6)
-    resampled = np.random.default_rng(0).integers(wide.shape[1], size=(BOOTSTRAP, wide.shape[1]))
-    low, high = np.percentile(wide.to_numpy()[:, resampled].mean(2), [2.5, 97.5], axis=1)
-    axes.fill_between(wide.index, low, high, color=colour, alpha=0.2, linewidth=0)
-    (line,) = axes.plot(wide.index, wide.mean(axis=1), color=colour, label=label, linewidth=1.5, marker=marker)
-    if dashes:
-        line.set_dashes(dashes)
 
 
 def learner_curves(
@@ -99,17 +73,6 @@ def level_curves(
     shown = table.loc[table["learner"] != "untrained", "value"]
     axes.set_ylim(shown.min() / 1.5, min(1.5 * shown.max(), HIGHEST_LOSS))
     axes.legend(title=None)
-
-
-def panels(title: str, rows: int, columns: int, size: tuple[float, float], footer: str | None = None) -> tuple["Figure", Any]:
-    """An empty figure with a title and a line on how to read it; axes as an array of rows and columns."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
-    figure.suptitle(title, x=0.01, y=1 - 0.1 / size[1], ha="left", va="top", fontsize="large")
-    if footer:
-        figure.supxlabel(footer, fontsize="small", x=0.01, ha="left")
-    return figure, axes
 
 
 def settings_line(training: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.regression.figures.curves import FOOTER, level_curves, panels
+from activation_descent.plotting import panels
+from activation_descent.regression.figures.curves import FOOTER, level_curves
 from activation_descent.regression.figures.depth import network_name
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.plotting import SERIES
-from activation_descent.regression.figures.curves import LOSS, panels
+from activation_descent.plotting import SERIES, panels
+from activation_descent.regression.figures.curves import LOSS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.regression.figures.curves import (
-    FOOTER,
-    length_line,
-    level_curves,
-    loss_curves,
-    panels,
-    settings_line,
-)
+from activation_descent.plotting import panels
+from activation_descent.regression.figures.curves import FOOTER, length_line, level_curves, loss_curves, settings_line
 from activation_descent.regression.figures.depth import network_name
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from activation_descent.regression.figures.curves import length_line, panels
+from activation_descent.plotting import panels
+from activation_descent.regression.figures.curves import length_line
 from activation_descent.regression.figures.depth import network_name
 
 if TYPE_CHECKING:

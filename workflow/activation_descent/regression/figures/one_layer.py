@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.plotting import COLOURS, DASHES, LABELS
+from activation_descent.plotting import COLOURS, DASHES, LABELS, panels
 from activation_descent.regression.figures.curves import (
     FOOTER,
     LOSS,
@@ -13,7 +13,6 @@ from activation_descent.regression.figures.curves import (
     learner_curves,
     level_curves,
     loss_curves,
-    panels,
     settings_line,
 )
 

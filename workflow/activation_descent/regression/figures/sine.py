@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from activation_descent.plotting import COLOURS, DASHES, SERIES
-from activation_descent.regression.figures.curves import FOOTER, LOSS, curve, kept_line, length_line, panels
+from activation_descent.plotting import COLOURS, DASHES, SERIES, curve, panels
+from activation_descent.regression.figures.curves import FOOTER, LOSS, kept_line, length_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from activation_descent.plotting import panels
 from activation_descent.regression.figures.curves import (
     FOOTER,
     alignment_curves,
     kept_line,
     length_line,
     loss_curves,
-    panels,
     settings_line,
 )
 from activation_descent.regression.figures.matrices import image

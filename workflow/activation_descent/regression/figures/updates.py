@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from activation_descent.plotting import SERIES
-from activation_descent.regression.figures.curves import curve, panels
+from activation_descent.plotting import SERIES, curve, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

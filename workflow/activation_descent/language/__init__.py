@@ -1,0 +1,1 @@
+"""A language model that learns in context, trained here, and any other by name."""

@@ -1,0 +1,110 @@
+"""Prompts of demonstrations and a query, and how a model scores the label words that could follow.
+
+Every query of a prompt shares its demonstrations: they are read once, and their keys and values serve all queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from activation_descent.errors import ModelError
+from activation_descent.language.models import LanguageModel, Prefix
+from activation_descent.language.tasks import Example, Task
+
+BATCH_TOKENS = 512  # read at once: what attention makes of more no longer fits the caches
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Demonstrations that stand before queries.
+
+    Attributes:
+        tokens: begin token and demonstrations.
+        ends: how many tokens stand up to the end of the begin token and of each demonstration.
+    """
+
+    tokens: list[int]
+    ends: list[int]
+
+    @property
+    def used(self) -> int:
+        """Demonstrations that fit in the context window."""
+        return len(self.ends) - 1
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How one task is spoken to one model: tokens of its pieces.
+
+    Attributes:
+        labels, abstract: one token for each word.
+        ending: what separates examples; the tokenizer's end token where the template has none (Dai et al. 2022).
+    """
+
+    model: LanguageModel
+    task: Task
+    labels: list[int]
+    abstract: list[int]
+    ending: list[int]
+
+    @classmethod
+    def of(cls, model: LanguageModel, task: Task) -> "Speaker":
+        """
+        Raises:
+            ModelError: if a label word is not one token of the model.
+        """
+        end = task.template.partition("{label}")[2].strip()
+        ending = model.encode(f" {end}") if end else [model.tokenizer.eos_token_id]
+        if ending == [None]:
+            raise ModelError(f"model {model.name}: its tokenizer has no end token to separate the examples of task {task.name}")
+        labels = [model.label_token(word) for word in task.labels]
+        return cls(model, task, labels, [model.label_token(word) for word in task.abstract], ending)
+
+    def query(self, text: str) -> list[int]:
+        """Tokens of a text up to where its label stands."""
+        return self.model.encode(self.task.template.partition("{label}")[0].replace("{text}", text).strip())
+
+    def queries(self, examples: Sequence[Example]) -> tuple[list[list[int]], int]:
+        """Tokens of each example without its label, and how many had to lose their beginning to fit in the window alone."""
+        room = self.model.context_length - len(self.model.begin) - 1
+        tokens = [self.query(example.text) for example in examples]
+        return [query[-room:] for query in tokens], sum(len(query) > room for query in tokens)
+
+    def prompt(self, examples: Sequence[Example], label_tokens: Sequence[int], longest_query: int) -> Prompt:
+        """As many of the demonstrations, in their order, as leave room for the longest query (Dai et al. 2022).
+
+        Args:
+            label_tokens: the label of each demonstration.
+        """
+        tokens = list(self.model.begin)
+        ends = [len(tokens)]
+        for example, label in zip(examples, label_tokens, strict=True):
+            demonstration = [*self.query(example.text), label, *self.ending]
+            if len(tokens) + len(demonstration) + longest_query >= self.model.context_length:
+                break
+            tokens += demonstration
+            ends.append(len(tokens))
+        return Prompt(tokens, ends)
+
+
+@torch.no_grad()
+def next_logits(
+    model: LanguageModel, before: Prefix | Sequence[int], queries: Sequence[Sequence[int]]
+) -> Float[Tensor, "query word"]:
+    """Logits of the word after each query.
+
+    Args:
+        before: what stands before every query: a prefix that was read once, or tokens, which are read again for each query.
+    """
+    prefix, repeated = (before, []) if isinstance(before, Prefix) else (None, list(before))
+    batch = max(1, BATCH_TOKENS // (len(repeated) + max(map(len, queries))))
+    results = []
+    for start in range(0, len(queries), batch):
+        inputs = [[*repeated, *query] for query in queries[start : start + batch]]
+        ends = torch.tensor([len(tokens) - 1 for tokens in inputs])
+        padded = torch.tensor([tokens + [0] * (int(ends.max()) + 1 - len(tokens)) for tokens in inputs])
+        results.append(model.logits(padded, prefix, ends))
+    return torch.cat(results)
