@@ -109,9 +109,9 @@ def answer_of_layers(layers: Sequence[Layer], tasks: Tasks) -> Answer:
     return answer_of_network(vector, tasks, architecture)
 
 
-def as_network(layers: Sequence[Layer], activation_clip: float | None = None) -> tuple[Vector, Architecture]:
+def as_network(layers: Sequence[Layer]) -> tuple[Vector, Architecture]:
     """Linear one-head layers by hand, one after the other, as a network."""
-    architecture = Architecture(features=len(layers[0][0]), layers=len(layers), tied=False, activation_clip=activation_clip)
+    architecture = Architecture(features=len(layers[0][0]), layers=len(layers), tied=False)
     return torch.stack([layer.double() for layer in layers]).flatten(), architecture
 
 
@@ -170,10 +170,9 @@ def can_interpolate(training: Training) -> bool:
     return training.architecture.is_linear_attention and training.heads == 1 and training.architecture.blocks == 1
 
 
-def interpolated(training: Training, vector: Vector, constructed: Layer) -> tuple[Vector, Architecture]:
+def interpolated(training: Training, vector: Vector, constructed: Layer) -> Vector:
     """The network halfway between training and construction."""
-    layer = interpolate(unpack(vector.double(), training.architecture)["attention"][0, 0], constructed)
-    return as_network([layer] * training.layers, training.activation_clip)
+    return interpolate(unpack(vector.double(), training.architecture)["attention"][0, 0], constructed).flatten()
 
 
 def alignment_records(
@@ -192,7 +191,7 @@ def alignment_records(
             losses = {"transformer": loss_of(answer, tasks), **of_learners}
             if construction is not None:
                 between = interpolated(training, vector, construction)
-                losses["interpolated"] = squared_loss(predictions_of(*between, tasks), tasks.target)
+                losses["interpolated"] = squared_loss(predictions_of(between, training.architecture, tasks), tasks.target)
             if step > 0:
                 yield row | {"learner": "transformer", "metric": "training_loss", "value": loss}
             for learner, value in losses.items():

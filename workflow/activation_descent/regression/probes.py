@@ -74,7 +74,7 @@ def generalisation_records(
             }
             if can_interpolate(training):
                 between = interpolated(training, snapshots[-1], list(layers.values())[-1][0])
-                said["interpolated"] = predictions_of(*between, tasks)
+                said["interpolated"] = predictions_of(between, training.architecture, tasks)
             for learner, predicted in said.items():
                 squares = 0.5 * (predicted - tasks.target).square().nan_to_num(nan=math.inf)
                 yield row | {"seed": seed, "learner": learner, "metric": "loss", "value": squares.mean().item()}
