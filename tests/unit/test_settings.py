@@ -83,7 +83,7 @@ def test_what_no_file_sets_came_from_the_command_line():
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("regression.variants.one_layer.snapshot_every", 9000, r"one_layer\.snapshot_every: 9000 exceeds steps 3000"),
+        ("regression.variants.one_layer.snapshot_every", 9000, r"one_layer\.snapshot_every: 9000 exceeds steps 2000"),
         ("regression.variants.fixed_128.dataset_size", 200, r"fixed_128\.dataset_size: 200 is not a multiple of batch_size 128"),
         ("regression.variants.one_layer.best_of", 3, r"one_layer\.best_of: 3 starts are fewer than the 5 seeds that are kept"),
         (

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from activation_descent.regression.constructions import gd_plus_plus_layer, gradient_descent_layer, interpolate
 from activation_descent.regression.fitting import Fitted, read_fitted
-from activation_descent.regression.learners import Model, optimal_rate, predict
+from activation_descent.regression.learners import Model, optimal_rate, predict, squared_loss
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import STUDY, Trained, Training, draw_tasks, target_model
-from activation_descent.regression.transformer import Architecture, Layer, Vector, unpack, written_model
+from activation_descent.regression.transformer import Architecture, Layer, Vector, predictions, unpack, written_model
 from activation_descent.seeding import generator
 
 Row = dict[str, Any]
@@ -86,8 +86,8 @@ def align(answer: Answer, reference: Answer) -> Alignment:
 
 
 def loss_of(answer: Answer, tasks: Tasks) -> float:
-    """`0.5 * mean (prediction - target)^2`, the loss of the paper's figures."""
-    return 0.5 * (answer.prediction - tasks.target).square().mean().item()
+    """The loss of an answer on its tasks."""
+    return squared_loss(answer.prediction, tasks.target)
 
 
 def answer_of_model(model: Model, tasks: Tasks) -> Answer:
@@ -98,10 +98,21 @@ def answer_of_network(vector: Vector, tasks: Tasks, architecture: Architecture) 
     return Answer(*written_model(vector.double(), tasks.tokens, architecture))
 
 
-def answer_of_layers(layers: Sequence[Layer], tasks: Tasks, activation_clip: float | None = None) -> Answer:
+def predictions_of(vector: Vector, architecture: Architecture, tasks: Tasks) -> Float[Tensor, " task"]:
+    """What a network predicts, where nobody asks for its model."""
+    return predictions(vector.double(), tasks.tokens, architecture)
+
+
+def answer_of_layers(layers: Sequence[Layer], tasks: Tasks) -> Answer:
     """Linear one-head layers by hand, one after the other."""
-    architecture = Architecture(features=len(tasks.tokens), layers=len(layers), tied=False, activation_clip=activation_clip)
-    return answer_of_network(torch.stack([layer.double() for layer in layers]).flatten(), tasks, architecture)
+    vector, architecture = as_network(layers)
+    return answer_of_network(vector, tasks, architecture)
+
+
+def as_network(layers: Sequence[Layer]) -> tuple[Vector, Architecture]:
+    """Linear one-head layers by hand, one after the other, as a network."""
+    architecture = Architecture(features=len(layers[0][0]), layers=len(layers), tied=False)
+    return torch.stack([layer.double() for layer in layers]).flatten(), architecture
 
 
 def evaluation_tasks(training: Training, root: int, variant: str, purpose: str, number: int, **changes: Any) -> Tasks:
@@ -159,10 +170,9 @@ def can_interpolate(training: Training) -> bool:
     return training.architecture.is_linear_attention and training.heads == 1 and training.architecture.blocks == 1
 
 
-def interpolated(training: Training, vector: Vector, constructed: Layer, tasks: Tasks) -> Answer:
+def interpolated(training: Training, vector: Vector, constructed: Layer) -> Vector:
     """The network halfway between training and construction."""
-    layer = interpolate(unpack(vector.double(), training.architecture)["attention"][0, 0], constructed)
-    return answer_of_layers([layer] * training.layers, tasks, training.activation_clip)
+    return interpolate(unpack(vector.double(), training.architecture)["attention"][0, 0], constructed).flatten()
 
 
 def alignment_records(
@@ -171,20 +181,21 @@ def alignment_records(
     """Loss and alignment of every snapshot of every seed on `number` evaluation tasks."""
     tasks = evaluation_tasks(training, root, variant, "evaluate", number)
     named = references(training, learners, root, variant, tasks)
-    between = can_interpolate(training)
-    construction = list(learner_layers(training, learners).values())[-1][0] if between else None
+    of_learners = {name: loss_of(reference, tasks) for name, reference in named.items() if name != "target"}
+    construction = list(learner_layers(training, learners).values())[-1][0] if can_interpolate(training) else None
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant, "reference": "none"}
     for seed, snapshots in enumerate(trained.snapshots):
         for step, vector, loss in zip(trained.steps, snapshots, trained.losses[seed].tolist(), strict=True):
             row = base | {"seed": seed, "step": step}
             answer = answer_of_network(vector, tasks, training.architecture)
-            losses = {"transformer": answer} | {name: reference for name, reference in named.items() if name != "target"}
+            losses = {"transformer": loss_of(answer, tasks), **of_learners}
             if construction is not None:
-                losses["interpolated"] = interpolated(training, vector, construction, tasks)
+                between = interpolated(training, vector, construction)
+                losses["interpolated"] = squared_loss(predictions_of(between, training.architecture, tasks), tasks.target)
             if step > 0:
                 yield row | {"learner": "transformer", "metric": "training_loss", "value": loss}
-            for learner, said in losses.items():
-                yield row | {"learner": learner, "metric": "loss", "value": loss_of(said, tasks)}
+            for learner, value in losses.items():
+                yield row | {"learner": learner, "metric": "loss", "value": value}
             for name, reference in named.items():
                 distance = align(answer, reference)
                 row |= {"learner": "transformer", "reference": name}

@@ -22,10 +22,14 @@ def _rows(out, x, y, last, fresh, lower):
     for f in range(out.shape[0]):
         for g in range(f + 1 if lower else out.shape[1]):
             o = out[f, g]
-            if fresh:
+            n = 0
+            if fresh and last > 1:
+                for t in range(LANES):
+                    o[t] = x[f, 0, t] * y[g, 0, t] + x[f, 1, t] * y[g, 1, t]
+                n = 2
+            elif fresh:
                 for t in range(LANES):
                     o[t] = 0
-            n = 0
             while n + 1 < last:  # two at a time: half the traffic of o
                 for t in range(LANES):
                     o[t] += x[f, n, t] * y[g, n, t] + x[f, n + 1, t] * y[g, n + 1, t]
@@ -42,10 +46,11 @@ def _columns(out, x, y, fresh):
     for g in range(out.shape[0]):
         for h in range(out.shape[1]):
             o = out[g, h]
+            f = 0
             if fresh:
                 for t in range(LANES):
-                    o[t] = 0
-            f = 0
+                    o[t] = x[0, g, t] * y[0, h, t] + x[1, g, t] * y[1, h, t]
+                f = 2
             while f + 1 < features:
                 for t in range(LANES):
                     o[t] += x[f, g, t] * y[f, h, t] + x[f + 1, g, t] * y[f + 1, h, t]
@@ -56,16 +61,35 @@ def _columns(out, x, y, fresh):
 
 
 @njit(cache=True, fastmath=True)
+def _times(out, x, y):
+    """out[f, h] += sum_g x[f, g] y[g, h]."""
+    features = x.shape[1]
+    for f in range(out.shape[0]):
+        for h in range(out.shape[1]):
+            o = out[f, h]
+            g = 0
+            while g + 1 < features:
+                for t in range(LANES):
+                    o[t] += x[f, g, t] * y[g, h, t] + x[f, g + 1, t] * y[g + 1, h, t]
+                g += 2
+            if g < features:
+                for t in range(LANES):
+                    o[t] += x[f, g, t] * y[g, h, t]
+
+
+@njit(cache=True, fastmath=True)
 def _left(out, matrix, x, fresh):
     """out[f, h] (+)= sum_g matrix[f, g] x[g, h]: one matrix for all tasks."""
     features = matrix.shape[1]
     for f in range(out.shape[0]):
         for h in range(out.shape[1]):
             o = out[f, h]
-            if fresh:
-                for t in range(LANES):
-                    o[t] = 0
             g = 0
+            if fresh:
+                a, b = matrix[f, 0], matrix[f, 1]
+                for t in range(LANES):
+                    o[t] = a * x[0, h, t] + b * x[1, h, t]
+                g = 2
             while g + 1 < features:
                 a, b = matrix[f, g], matrix[f, g + 1]
                 for t in range(LANES):
@@ -84,10 +108,12 @@ def _right(out, x, matrix, fresh):
     for f in range(out.shape[0]):
         for h in range(out.shape[1]):
             o = out[f, h]
-            if fresh:
-                for t in range(LANES):
-                    o[t] = 0
             g = 0
+            if fresh:
+                a, b = matrix[0, h], matrix[1, h]
+                for t in range(LANES):
+                    o[t] = a * x[f, 0, t] + b * x[f, 1, t]
+                g = 2
             while g + 1 < features:
                 a, b = matrix[g, h], matrix[g + 1, h]
                 for t in range(LANES):
@@ -118,14 +144,6 @@ def _gram(out, e, context):
         for g in range(f):
             for t in range(LANES):
                 out[g, f, t] = out[f, g, t]
-
-
-@njit(cache=True)
-def _transpose(out, x):
-    for f in range(out.shape[0]):
-        for g in range(out.shape[1]):
-            for t in range(LANES):
-                out[f, g, t] = x[g, f, t]
 
 
 @njit(cache=True)
@@ -179,7 +197,6 @@ def linear_attention_gradient(a, b, a_transposed, b_transposed, layers, clip, to
     dv = np.empty((context, LANES), float32)
     d = np.empty((features, tokens_each, LANES), float32)  # gradient of the state
     d_next = np.empty((features, tokens_each, LANES), float32)
-    m_transposed = np.empty((features, features, LANES), float32)
     d_half = np.empty((features, features, LANES), float32)
     d_gram = np.empty((features, features, LANES), float32)
     d_map = np.empty((features, features, LANES), float32)
@@ -296,8 +313,7 @@ def linear_attention_gradient(a, b, a_transposed, b_transposed, layers, clip, to
                 for f in range(features):
                     for t in range(LANES):
                         d_next[f, context, t] = 0
-                _transpose(m_transposed, m)
-                _columns(d_next, m_transposed, d, False)
+                _times(d_next, m, d)
                 for f in range(features):
                     for n in range(tokens_each):
                         for t in range(LANES):

@@ -6,19 +6,18 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from activation_descent.regression.alignment import (
-    Answer,
     Evaluation,
     Row,
-    answer_of_layers,
-    answer_of_network,
+    as_network,
     can_interpolate,
     evaluation_tasks,
     interpolated,
     learner_layers,
+    predictions_of,
 )
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.learners import expected_loss, optimal_rate
@@ -66,18 +65,20 @@ def generalisation_records(
     base = {"study": STUDY, "experiment": training.experiment, "variant": variant, "step": training.steps}
     for condition, level, tasks in conditions(training, evaluation, root, variant):
         row = base | {"condition": condition, "level": level}
-        named = {name: answer_of_layers(each, tasks) for name, each in layers.items()}
+        named = {name: predictions_of(*as_network(each), tasks) for name, each in layers.items()}
         for seed, snapshots in enumerate(trained.snapshots):
             said = {
-                "transformer": answer_of_network(snapshots[-1], tasks, training.architecture),
-                "untrained": answer_of_network(snapshots[0], tasks, training.architecture),
+                "transformer": predictions_of(snapshots[-1], training.architecture, tasks),
+                "untrained": predictions_of(snapshots[0], training.architecture, tasks),
                 **named,
             }
             if can_interpolate(training):
-                said["interpolated"] = interpolated(training, snapshots[-1], list(layers.values())[-1][0], tasks)
-            for learner, answer in said.items():
-                yield row | {"seed": seed, "learner": learner, **_mean_loss(answer, tasks)}
-                yield row | {"seed": seed, "learner": learner, **_median_loss(answer, tasks)}
+                between = interpolated(training, snapshots[-1], list(layers.values())[-1][0])
+                said["interpolated"] = predictions_of(between, training.architecture, tasks)
+            for learner, predicted in said.items():
+                squares = 0.5 * (predicted - tasks.target).square().nan_to_num(nan=math.inf)
+                yield row | {"seed": seed, "learner": learner, "metric": "loss", "value": squares.mean().item()}
+                yield row | {"seed": seed, "learner": learner, "metric": "median_loss", "value": squares.median().item()}
             if closed_form and condition in ("context_length", "input_scale", "weight_scale"):
                 changed = {"context_length": training.context_length, "input_scale": 1.0, "weight_scale": 1.0} | {
                     condition: level
@@ -90,18 +91,6 @@ def generalisation_records(
                     training.weight_scale * changed["weight_scale"],
                 )
                 yield row | {"seed": seed, "learner": "optimum", "metric": "loss", "value": value}
-
-
-def _squares(answer: Answer, tasks: Tasks) -> Float[Tensor, " task"]:
-    return 0.5 * (answer.prediction - tasks.target).square().nan_to_num(nan=math.inf)
-
-
-def _mean_loss(answer: Answer, tasks: Tasks) -> Row:
-    return {"metric": "loss", "value": _squares(answer, tasks).mean().item()}
-
-
-def _median_loss(answer: Answer, tasks: Tasks) -> Row:
-    return {"metric": "median_loss", "value": _squares(answer, tasks).median().item()}
 
 
 def stable_tasks(tasks: Tasks, rate_per_example: float) -> Bool[Tensor, " task"]:

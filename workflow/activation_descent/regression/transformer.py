@@ -337,6 +337,14 @@ def predict(vector: Vector, tokens: Tokens, architecture: Architecture, query_on
     return -query[..., -1, 0, :]
 
 
+@torch.no_grad()
+def predictions(vector: Vector, tokens: Tokens, architecture: Architecture) -> Float[Tensor, " task"]:
+    """`predict` of any number of tasks, for an evaluation that asks for no derivative."""
+    if architecture.is_linear_attention:  # whose model comes on the way
+        return written_model(vector, tokens, architecture)[0]
+    return torch.cat([predict(vector, part, architecture) for part in tokens.split(TASKS_AT_ONCE, dim=-1)])
+
+
 def written_model(
     vector: Vector, tokens: Tokens, architecture: Architecture
 ) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
@@ -344,14 +352,57 @@ def written_model(
 
     For linear attention on the task's own tokens the prediction is linear in the query, and the derivative is the model itself.
     """
-    predictions, models = [], []
-    for part in tokens.detach().split(TASKS_AT_ONCE, dim=-1):
-        query = part[:, -1:].clone().requires_grad_()
-        prediction = predict(vector.detach(), torch.cat([part[:, :-1], query], dim=1), architecture, query_only=True)
-        (gradient,) = torch.autograd.grad(prediction.sum(), query)
-        predictions.append(prediction.detach())
-        models.append(gradient[:-1, 0])
-    return torch.cat(predictions), torch.cat(models, dim=1)
+    derive = _linear_model if architecture.is_linear_attention else _derived_model
+    parts = [derive(vector.detach(), part, architecture) for part in tokens.detach().split(TASKS_AT_ONCE, dim=-1)]
+    predicted, models = zip(*parts, strict=True)
+    return torch.cat(predicted), torch.cat(models, dim=1)
+
+
+def _derived_model(
+    vector: Vector, tokens: Tokens, architecture: Architecture
+) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
+    """`written_model` by automatic differentiation."""
+    query = tokens[:, -1:].clone().requires_grad_()
+    prediction = predict(vector, torch.cat([tokens[:, :-1], query], dim=1), architecture, query_only=True)
+    (gradient,) = torch.autograd.grad(prediction.sum(), query)
+    return prediction.detach(), gradient[:-1, 0]
+
+
+@torch.no_grad()
+def _linear_model(
+    vector: Vector, tokens: Tokens, architecture: Architecture
+) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
+    """`written_model` of linear attention: with M_k what layer k adds to any token e as e M_k,
+
+        prediction = -e_q . r,    r = (I + M_1) .. (I + M_K) u_y,    model = -r without its last entry.
+
+    and no entry of r that the clip holds where it comes by. Tasks stand first here: products of small matrices, one for each task.
+    """
+    a, b = products(unpack(vector, architecture)["attention"])  # block head feature feature
+    clip = math.inf if architecture.activation_clip is None else architecture.activation_clip
+
+    def added(left: Tensor, gram: Tensor, right: Tensor, e: Float[Tensor, "task row feature"]) -> Tensor:
+        """`sum_h e L_h G R_h`, every e in a row."""
+        return sum(e @ left_head @ gram @ right_head for left_head, right_head in zip(left, right, strict=True))
+
+    e = tokens.permute(2, 1, 0).contiguous()  # task token feature
+    blocks = [0 if architecture.tied else layer for layer in range(architecture.layers)]
+    grams, inside = [], []
+    for block in blocks:
+        grams.append(e[:, :-1].mT @ e[:, :-1])
+        if len(grams) < architecture.layers:
+            e = e + added(a[block], grams[-1], b[block], e)
+            inside.append(e[:, -1:].abs() <= clip)
+            e = e.clamp(-clip, clip)
+    r = torch.zeros_like(e[:, -1:])  # task 1 feature
+    r[..., -1] = 1
+    r = r + added(b[blocks[-1]].mT, grams[-1], a[blocks[-1]].mT, r)
+    answer = (e[:, -1:] * r).sum((1, 2))
+    r *= (answer.abs() <= clip)[:, None, None]
+    for block, gram, passes in zip(blocks[-2::-1], grams[-2::-1], inside[::-1], strict=True):
+        r = r * passes
+        r = r + added(b[block].mT, gram, a[block].mT, r)
+    return -answer.clamp(-clip, clip), -r[:, 0, :-1].T
 
 
 def apply_repeatedly(layer: Layer, tokens: Tokens, damping: float, iterations: int) -> Float[Tensor, "iteration task"]:
