@@ -2,7 +2,7 @@ import yaml
 
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
-from activation_descent.settings import check_schema, resolve_language, resolve_regression
+from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_regression
 
 
 def read_yaml(path):
@@ -38,6 +38,7 @@ def checked_settings():
         )
         variants = resolve_regression(config["regression"])
         sizes = resolve_language(config["language"])
+        finetuning = resolve_finetuning(config["finetuning"], config["language"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -45,15 +46,22 @@ def checked_settings():
             {"config/claims.yaml": document},
         )
         compared = [name for name, settings in variants.items() if settings["tasks"] == "linear"]
-        check_claims(document["claims"], {"regression": [*compared, *SUBJECTS], "language": list(config["language"]["models"])})
+        known = {
+            "regression": [*compared, *SUBJECTS],
+            "language": list(config["language"]["models"]),
+            "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["attentions"]],
+        }
+        check_claims(document["claims"], known)
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, sizes, document["claims"]
+    return variants, sizes, finetuning, document["claims"]
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
 SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
-VARIANTS, SIZES, CLAIMS = checked_settings()
+# Layers by hand, the positive and negative controls of the comparison with fine-tuning
+EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
+VARIANTS, SIZES, FINETUNING, CLAIMS = checked_settings()
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
@@ -177,5 +185,41 @@ def language_costs():
     """Benchmark files of the study's jobs."""
     jobs = {"train_language_model": USED_SIZES, "probe_language": MODELS, "compare_language": MODELS, "plot_language": MODELS}
     alone = ["prepare_language_corpus", "plot_language_sizes", "plot_language_pretraining"] if EMBEDDED else []
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+# Models that are fine-tuned, and those of them on which every control is run; an overlay drops one by setting it to null
+FINE_TUNED = {name: model for name, model in config["finetuning"]["models"].items() if model and name in MODELS}
+AUDITED = [name for name, model in FINE_TUNED.items() if model["controls"]]
+ATTENTIONS = FINETUNING["attentions"]
+
+
+def finetuning_figures():
+    """Figures of the study."""
+    audited = collect("<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"])
+    return [*audited, *collect("<run>/finetuning/figures/{name}.svg", name=["sizes", "momentum"])]
+
+
+def finetuning_records():
+    """All tables of records of the study, and which of them claims may read."""
+    tuned = collect("<run>/finetuning/{variant}/{table}.csv", variant=FINE_TUNED, table=["audit", "statistics"])
+    inside = collect("<run>/finetuning/{variant}/inside.csv", variant=AUDITED)
+    momentum = collect("<run>/finetuning/momentum/{attention}.csv", attention=ATTENTIONS)
+    alone = ["<run>/finetuning/explicit_statistics.csv", "<run>/finetuning/momentum_statistics.csv"]
+    judged = [table for table in tuned if table.endswith("statistics.csv")]
+    return [*tuned, *inside, *momentum, *alone], [*judged, *alone]
+
+
+def finetuning_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {
+        "probe_finetuning": FINE_TUNED,
+        "probe_finetuning_inside": AUDITED,
+        "train_finetuning_momentum": ATTENTIONS,
+        "compare_finetuning": FINE_TUNED,
+        "plot_finetuning": AUDITED,
+    }
+    alone = ["probe_finetuning_explicit", "compare_finetuning_momentum", "plot_finetuning_sizes", "plot_finetuning_momentum"]
     named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]

@@ -16,7 +16,7 @@ rule prepare_config:
 
 rule judge_claims:
     input:
-        statistics=[*regression_records()[1], *language_records()[1]],
+        statistics=[*regression_records()[1], *language_records()[1], *finetuning_records()[1]],
     output:
         report(
             "<run>/claims.csv",
@@ -46,11 +46,17 @@ rule render_page:
         figures=[
             *collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
             *language_figures(),
+            *finetuning_figures(),
         ],
-        records=[*regression_records()[0], *language_records()[0]],
+        records=[*regression_records()[0], *language_records()[0], *finetuning_records()[0]],
         corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
-        costs=["<run_benchmarks>/judge_claims.tsv", *regression_costs(), *language_costs()],
+        costs=[
+            "<run_benchmarks>/judge_claims.tsv",
+            *regression_costs(),
+            *language_costs(),
+            *finetuning_costs(),
+        ],
     output:
         "<run>/index.html",
     log:

@@ -5,10 +5,20 @@ those of the `LlamaForCausalLM` that is saved. On one core about twice as fast a
 keys is part of the projection: `R(p) W x = cos(p) W x + sin(p) (S W) x`, with S the signed permutation that swaps the halves of a head.
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+Heads = Float[Tensor, "row head token feature"]
+Attend = Callable[[Heads, Heads, Heads], Heads]  # queries and keys (rotated) and values -> what each head says at each token
+
+
+def softmax_attention(q: Heads, k: Heads, v: Heads) -> Heads:
+    """Causal attention, scores divided by the root of the head's width."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def rotary_tables(
@@ -31,20 +41,21 @@ def _normalise(x: Float[Tensor, "token feature"], norm: nn.Module) -> Float[Tens
 
 
 def final_states(
-    network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor]
+    network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor], attends: Iterable[Attend] | None = None
 ) -> Float[Tensor, "row token feature"]:
     """What the unembedding reads at each position.
 
     Args:
         network: a `LlamaForCausalLM` with as many key heads as query heads and tied embeddings.
         tables: see `rotary_tables`.
+        attends: each block's attention, if it is not `softmax_attention`.
     """
     config = network.config
     heads, width, (rows, length) = config.num_attention_heads, config.hidden_size, tokens.shape
     # Queries and keys of all heads share the tables: token feature
     cos, sin = (table[:length].repeat(1, 2 * heads) for table in tables)
     x = F.embedding(tokens, network.model.embed_tokens.weight).view(rows * length, width)
-    for block in network.model.layers:
+    for block, attend in zip(network.model.layers, attends or [softmax_attention] * config.num_hidden_layers, strict=True):
         attention, mlp = block.self_attn, block.mlp
         query, key = attention.q_proj.weight, attention.k_proj.weight
         weight = torch.cat([query, key, _swapped(query, heads), _swapped(key, heads), attention.v_proj.weight])
@@ -54,7 +65,7 @@ def final_states(
         rotated = torch.addcmul(plain * cos, turned, sin).view(rows, length, 2, heads, width // heads)
         q, k = rotated.permute(2, 0, 3, 1, 4)  # row head token feature
         v = value.view(rows, length, heads, width // heads).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(rows * length, width)
+        attended = attend(q, k, v).transpose(1, 2).reshape(rows * length, width)
         x = torch.addmm(x, attended, attention.o_proj.weight.T)
         gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
         gate, up = F.linear(_normalise(x, block.post_attention_layernorm), gate_up).chunk(2, dim=-1)
@@ -63,13 +74,15 @@ def final_states(
 
 
 def forward(
-    network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor]
+    network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor], attends: Iterable[Attend] | None = None
 ) -> Float[Tensor, "row token word"]:
     """Logits of the next token at each position, equal to `network(tokens).logits`. Arguments as of `final_states`."""
-    return F.linear(final_states(network, tokens, tables), network.model.embed_tokens.weight)
+    return F.linear(final_states(network, tokens, tables, attends), network.model.embed_tokens.weight)
 
 
-def next_token_loss(network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
+def next_token_loss(
+    network: nn.Module, tokens: Int[Tensor, "row token"], tables: tuple[Tensor, Tensor], attends: Iterable[Attend] | None = None
+) -> Float[Tensor, ""]:
     """Mean cross-entropy of every token after the first, in nats. Arguments as of `final_states`."""
-    states = final_states(network, tokens, tables)[:, :-1].flatten(0, 1)
+    states = final_states(network, tokens, tables, attends)[:, :-1].flatten(0, 1)
     return F.cross_entropy(F.linear(states, network.model.embed_tokens.weight), tokens[:, 1:].flatten())

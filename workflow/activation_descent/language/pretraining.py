@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from activation_descent.seeding import generator
 
 EXPERIMENT = "pretraining"
 Report = Callable[[int, Mapping[str, float]], None]
+Stream = Callable[..., np.random.Generator]
 
 
 @dataclass(frozen=True)
@@ -123,16 +125,30 @@ def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generato
 
 
 class Job:
-    """One model on its way: weights, optimiser and corpus."""
+    """One model on its way: weights, optimiser and corpus.
 
-    def __init__(self, settings: Pretraining, world: World, mixture: Mixture, root: int, size: str):
-        self.settings, self.root, self.size = settings, root, size
+    Args:
+        stream: the random streams of another study's job, by variant, purpose and step.
+        attends: what its blocks attend with, in place of softmax attention; trained with the network.
+    """
+
+    def __init__(
+        self,
+        settings: Pretraining,
+        world: World,
+        mixture: Mixture,
+        root: int,
+        size: str,
+        stream: Stream | None = None,
+        attends: nn.ModuleList | None = None,
+    ):
+        self.settings, self.size, self.attends = settings, size, attends
+        self.stream = stream or partial(generator, root, STUDY, EXPERIMENT)
         self.corpus = Corpus(world, mixture)
-        rng = generator(root, STUDY, EXPERIMENT, size, "initialise")
-        self.network = make_network(settings, len(world.vocabulary), rng)
+        self.network = make_network(settings, len(world.vocabulary), self.stream(size, "initialise"))
         head_dim = settings.hidden_size // settings.heads
         self.tables = rotary_tables(settings.context_length, head_dim, settings.rotary_base)
-        self.parameters = list(self.network.parameters())
+        self.parameters = [*self.network.parameters(), *(attends.parameters() if attends else ())]
         self.optimiser = torch.optim.AdamW(
             self.parameters,
             lr=settings.learning_rate,
@@ -150,7 +166,7 @@ class Job:
     def rows(self, step: int, stage: int) -> Tensor:
         """The documents of one step, from the stream "train": as many tokens in short rows as in those of full length."""
         settings = self.settings
-        rng = generator(self.root, STUDY, EXPERIMENT, "corpus", "train", step=step)
+        rng = self.stream("corpus", "train", step=step)
         length = int(settings.stages[stage]["length"])
         number = settings.rows * settings.context_length // length
         short = round(settings.stages[stage]["short"] * number)
@@ -176,7 +192,7 @@ class Job:
         for step in steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(step, decay_from)
-            loss = next_token_loss(self.network, self.rows(step, stage), self.tables)
+            loss = next_token_loss(self.network, self.rows(step, stage), self.tables, self.attends)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.optimiser.step()

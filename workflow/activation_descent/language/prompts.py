@@ -3,16 +3,20 @@
 Every query of a prompt shares its demonstrations: they are read once, and their keys and values serve all queries.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from activation_descent.errors import ModelError
-from activation_descent.language.models import LanguageModel, Prefix
-from activation_descent.language.tasks import Example, Task
+from activation_descent.language.models import LanguageModel, Prefix, load
+from activation_descent.language.tasks import Example, Task, own_tasks, real_task
+from activation_descent.language.world import load_world
 
 BATCH_TOKENS = 512  # read at once: what attention makes of more no longer fits the caches
 
@@ -88,6 +92,37 @@ class Speaker:
             tokens += demonstration
             ends.append(len(tokens))
         return Prompt(tokens, ends)
+
+
+def speakers_of(
+    settings: Mapping[str, Any],
+    folder: Path | None,
+    noise: float,
+    root: int,
+    pool_size: int,
+    chosen: Sequence[str] | None = None,
+) -> list[Speaker]:
+    """A language model and its tasks, ready to be asked.
+
+    Args:
+        settings: an entry of `language.models` of the configuration.
+        folder: of an embedded model.
+        noise: of the corpus.
+        pool_size: texts of each pool of a task.
+        chosen: names of the tasks to take, default all.
+
+    Raises:
+        ModelError, DataError: if the model, its data or a label word cannot be had.
+    """
+    model = load(os.path.expandvars(settings["name"]), folder)
+    if settings["tasks"] == "own":
+        tasks = own_tasks(load_world(folder / "world.json"), noise, root, pool_size)
+    else:
+        data = settings.get("data", "hub")
+        source = None if data == "hub" else Path(os.path.expandvars(data))
+        words = settings.get("labels", {})
+        tasks = [real_task(name, source, root, pool_size, words.get(name)) for name in settings["tasks"]]
+    return [Speaker.of(model, task) for task in tasks if chosen is None or task.name in chosen]
 
 
 @torch.no_grad()

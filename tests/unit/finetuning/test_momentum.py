@@ -1,0 +1,327 @@
+"""Five kinds of attention against loops over positions; their training and measurement."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from activation_descent.errors import DivergedError
+from activation_descent.finetuning import momentum
+from activation_descent.language import world as words
+from activation_descent.language.corpus import Corpus, Mixture
+from activation_descent.language.network import final_states, softmax_attention
+from activation_descent.language.pretraining import Pretraining
+from activation_descent.language.world import make_world
+
+WORLD = make_world(0, 0.1)
+MIXTURE = Mixture(0.5, 0.25, 0.12, 0.13, 0.3, 0.3, 0.4, 0.2, 0.2, 0.2)
+SETTINGS = Pretraining(
+    hidden_size=16,
+    layers=2,
+    heads=2,
+    mlp_size=24,
+    rotary_base=100.0,
+    init_scale=0.1,
+    stages=({"length": 20, "short": 0.5}, {"length": 40, "short": 0.25}),
+    stage_steps=4,
+    stage_accuracy=1.0,
+    steps=8,
+    decay_steps=2,
+    rows=4,
+    learning_rate=0.01,
+    warmup_steps=2,
+    beta1=0.9,
+    beta2=0.98,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    block=3,
+    settled=0.0,
+    in_context_accuracy=1.0,
+    fact_accuracy=1.0,
+)
+EVALUATION = momentum.Evaluation(lengths=(20, 50), documents=6, demonstrations=(1, 3), prompts=5)
+HEADS, HEAD_DIM, LENGTH = 2, 3, 7
+
+
+@pytest.fixture
+def heads():
+    """Queries, keys and values of two rows."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, HEADS, LENGTH, HEAD_DIM, generator=generator) for _ in range(3)]
+
+
+def attend(variant, rate=0.5):
+    """A variant's attention; its eta in both heads, if it has any."""
+    kind = momentum.VARIANTS[variant]
+    if kind is None:
+        return softmax_attention
+    module = kind(HEADS, HEAD_DIM)
+    if hasattr(module, "rate_logit"):
+        module.rate_logit.data.fill_(math.log(rate / (1 - rate)) if rate else -math.inf)
+    return module
+
+
+def by_position(q, k, v, addition=lambda t, i: 0.0, bias=lambda t, i: 0.0):
+    """One head of one row: softmax over i <= t of logits + bias, plus sum_{i < t} addition(t, i) v_i."""
+    said = []
+    for t in range(len(q)):
+        masses = [math.exp(float(q[t] @ k[i]) / math.sqrt(HEAD_DIM) + bias(t, i)) for i in range(t + 1)]
+        out = sum(mass * v[i] for i, mass in enumerate(masses)) / sum(masses)
+        said.append(out + sum((addition(t, i) * v[i] for i in range(t)), torch.zeros(HEAD_DIM)))
+    return torch.stack(said)
+
+
+def check(attention, heads, expected):
+    """Hold an attention against a function of one head's (q, k, v) and its number, for each head of each row."""
+    said = attention(*heads)
+    for row in range(2):
+        for head in range(HEADS):
+            assert torch.allclose(said[row, head], expected(*(x[row, head] for x in heads), head), atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.9])
+def test_moving_average_by_position(heads, rate):
+    check(attend("moving_average", rate), heads, lambda q, k, v, _: by_position(q, k, v, lambda t, i: rate ** (t - i)))
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.9])
+def test_momentum_by_position(heads, rate):
+    def expected(q, k, v, _):
+        return by_position(q, k, v, lambda t, i: rate ** (t - i) * float(k[i] @ q[t]) / math.sqrt(HEAD_DIM))
+
+    check(attend("momentum", rate), heads, expected)
+
+
+def test_momentum_accumulates_updates_as_momentum_does(heads):
+    """M_t = eta (M_{t-1} + v_{t-1} k_{t-1}^T): every update so far, shrunk by eta a step; it adds M_t q_t / sqrt d."""
+    q, k, v = (x[0, 1] for x in heads)
+    added = (attend("momentum", 0.7)(*heads) - softmax_attention(*heads))[0, 1]
+    matrix = torch.zeros(HEAD_DIM, HEAD_DIM)
+    for t in range(LENGTH):
+        assert torch.allclose(added[t], matrix @ q[t] / math.sqrt(HEAD_DIM), atol=1e-5)
+        matrix = 0.7 * (matrix + torch.outer(v[t], k[t]))
+
+
+def test_each_head_has_its_own_rate(heads):
+    module = attend("moving_average")
+    module.rate_logit.data.copy_(torch.tensor([0.2, 0.8]).logit())
+    check(module, heads, lambda q, k, v, head: by_position(q, k, v, lambda t, i: (0.2, 0.8)[head] ** (t - i)))
+
+
+def test_convolution_by_position(heads):
+    module = attend("convolution")
+    module.taps.data.normal_(generator=torch.Generator().manual_seed(1))
+
+    def expected(q, k, v, head):
+        taps = module.taps[:, head, 0]
+        filtered = [sum(taps[back] * v[i - back] for back in range(min(i, 2) + 1)) for i in range(LENGTH)]
+        return by_position(q, k, torch.stack(filtered))
+
+    check(module, heads, expected)
+
+
+def test_recency_bias_by_position(heads):
+    slopes = (1 / 16, 1 / 256)  # of two heads
+    check(attend("recency_bias"), heads, lambda q, k, v, h: by_position(q, k, v, bias=lambda t, i: -slopes[h] * (t - i)))
+
+
+@pytest.mark.parametrize("variant", ["moving_average", "momentum"])
+def test_without_memory_momentum_is_vanilla(heads, variant):
+    assert torch.equal(attend(variant, 0.0)(*heads), softmax_attention(*heads))
+    assert not torch.allclose(attend(variant)(*heads), softmax_attention(*heads), atol=1e-2)
+
+
+def test_a_convolution_begins_as_vanilla(heads):
+    assert torch.equal(attend("convolution")(*heads), softmax_attention(*heads))
+
+
+def test_a_recency_bias_of_slope_zero_is_vanilla(heads):
+    module = attend("recency_bias")
+    module.slope.zero_()
+    assert torch.allclose(module(*heads), softmax_attention(*heads), atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Two seeds of each variant after a few steps."""
+    return {variant: momentum.train(variant, SETTINGS, WORLD, MIXTURE, 0, 2) for variant in momentum.VARIANTS}
+
+
+@pytest.mark.parametrize("variant", momentum.VARIANTS)
+def test_later_tokens_change_nothing_before_them(trained, variant):
+    job = trained[variant][0]
+    tokens = torch.randint(0, len(WORLD.vocabulary), (1, 30), generator=torch.Generator().manual_seed(0))
+    before = final_states(job.network, tokens, job.tables, job.attends)
+    for place in (1, 17, 29):
+        changed = tokens.clone()
+        changed[0, place] = (changed[0, place] + 1) % len(WORLD.vocabulary)
+        after = final_states(job.network, changed, job.tables, job.attends)
+        assert torch.allclose(after[:, :place], before[:, :place], atol=1e-5)
+        assert not torch.allclose(after[:, place:], before[:, place:], atol=1e-3)
+
+
+def test_all_variants_start_from_the_same_weights_and_read_the_same_documents():
+    jobs = {v: [momentum.make_job(v, SETTINGS, WORLD, MIXTURE, 0, seed) for seed in (0, 1)] for v in momentum.VARIANTS}
+    first, other = jobs["vanilla"]
+    for job, another in jobs.values():
+        for seed, one in zip((first, other), (job, another), strict=True):
+            assert all(map(torch.equal, seed.network.parameters(), one.network.parameters()))
+            assert torch.equal(seed.rows(3, 1), one.rows(3, 1))
+    assert not torch.equal(first.rows(3, 1), other.rows(3, 1))
+    assert not torch.equal(first.parameters[0], other.parameters[0])
+
+
+@pytest.mark.parametrize("variant", ["moving_average", "momentum", "convolution"])
+def test_what_a_variant_adds_is_trained(trained, variant):
+    fresh = momentum.make_job(variant, SETTINGS, WORLD, MIXTURE, 0, 0)
+    for before, after in zip(fresh.attends.parameters(), trained[variant][0].attends.parameters(), strict=True):
+        assert not torch.equal(before, after)
+
+
+def test_stages_change_by_the_clock(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        momentum.Job, "advance", lambda job, steps, stage, decay_from: read.append((*steps, stage, decay_from)) or 1
+    )
+    momentum.train("vanilla", SETTINGS, WORLD, MIXTURE, 0, 1)
+    assert read == [(step, int(step >= 4), 6) for step in range(8)]
+
+
+@pytest.mark.parametrize("variant", momentum.VARIANTS)
+def test_the_same_seed_gives_the_same_bytes(trained, variant):
+    again = momentum.train(variant, SETTINGS, WORLD, MIXTURE, 0, 1)[0]
+    assert all(map(torch.equal, again.parameters, trained[variant][0].parameters))
+    assert not torch.equal(again.parameters[0], trained[variant][1].parameters[0])
+
+
+def test_a_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
+    save, seen = momentum.checkpointing.save, []
+
+    def interrupted(*arguments):
+        save(*arguments)
+        if arguments[-1] == 2:
+            raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    monkeypatch.setattr(momentum.checkpointing, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        momentum.train("momentum", SETTINGS, WORLD, MIXTURE, 0, 2, checkpoint)
+    monkeypatch.setattr(momentum.checkpointing, "save", save)
+    report = lambda step, values: seen.append((step, values["training_loss"]))
+    jobs = momentum.train("momentum", SETTINGS, WORLD, MIXTURE, 0, 2, checkpoint, report=report)
+    for job, whole in zip(jobs, trained["momentum"], strict=True):
+        assert all(map(torch.equal, job.parameters, whole.parameters))
+    assert [step for step, _ in seen] == [3, 6, 8]
+    assert all(math.isfinite(loss) for _, loss in seen)
+    assert not checkpoint.exists()
+
+
+def test_a_loss_that_is_not_finite_names_the_variant():
+    with pytest.raises(DivergedError, match="convolution diverged"):
+        momentum.train("convolution", replace(SETTINGS, init_scale=float("inf")), WORLD, MIXTURE, 0, 1)
+
+
+# Measurement
+
+
+class Reader:
+    """Gives the probability 1/2 to the token that follows, or to the one after it in the vocabulary, and shares the rest."""
+
+    def __init__(self, monkeypatch, off=0):
+        self.off, self.words = off, len(WORLD.vocabulary)
+        monkeypatch.setattr(momentum, "forward", self)
+
+    def __call__(self, network, tokens, tables, attends):
+        likely = (tokens.roll(-1, dims=1) + self.off) % self.words
+        probability = torch.full((*tokens.shape, self.words), 0.5 / (self.words - 1))
+        return probability.scatter(2, likely[..., None], 0.5).log()
+
+
+def test_perplexity_of_a_reader_of_known_probability(monkeypatch):
+    job = momentum.make_job("vanilla", SETTINGS, WORLD, MIXTURE, 0, 0)
+    tokens = torch.randint(0, len(WORLD.vocabulary), (100, 9), generator=torch.Generator().manual_seed(0))
+    Reader(monkeypatch)
+    assert momentum.perplexity(job, tokens) == pytest.approx(2, rel=1e-4)
+    Reader(monkeypatch, off=1)
+    assert momentum.perplexity(job, tokens) == pytest.approx(2 * (len(WORLD.vocabulary) - 1), rel=1e-4)
+
+
+def test_perplexity_is_that_of_the_training_loss(trained):
+    job = trained["momentum"][0]
+    tokens = job.rows(100, 1)
+    with torch.no_grad():
+        loss = momentum_loss(job, tokens)
+    assert momentum.perplexity(job, tokens) == pytest.approx(math.exp(loss), rel=1e-5)
+
+
+def momentum_loss(job, tokens):
+    from activation_descent.language.network import next_token_loss
+
+    return next_token_loss(job.network, tokens, job.tables, job.attends).item()
+
+
+def test_accuracy_of_one_who_knows_some_labels(monkeypatch):
+    """One who expects the first class's word is right where the label is the first class."""
+    job = momentum.make_job("vanilla", SETTINGS, WORLD, MIXTURE, 0, 0)
+    prompts = momentum.draw_prompts(np.random.default_rng(0), job.corpus, 150, 6)
+
+    def expects(word):
+        logits = torch.zeros(*prompts.tokens.shape, len(WORLD.vocabulary))
+        return logits.scatter(2, word[:, None, None].expand(-1, prompts.tokens.shape[1], 1), 1.0)
+
+    places = iter(range(0, 10**6))
+
+    def first_class(network, tokens, tables, attends):
+        start = next(places) * momentum.BATCH
+        return expects(prompts.names[:, 0])[start : start + len(tokens)]
+
+    monkeypatch.setattr(momentum, "forward", first_class)
+    assert torch.equal(momentum.accuracies(job, prompts), (prompts.label == 0).double().mean(0))
+    Reader(monkeypatch)
+    assert (momentum.accuracies(job, prompts) == 1).all()
+
+
+def test_prompts_are_of_held_out_tasks_with_canonical_labels():
+    corpus = Corpus(WORLD, MIXTURE)
+    prompts = momentum.draw_prompts(np.random.default_rng(0), corpus, 40, 5)
+    vocabulary = WORLD.vocabulary
+    tasks = [words.LEXICONS[task] for task in words.HELD_OUT_TASKS]
+    for tokens, labels, names in zip(prompts.tokens, prompts.label, prompts.names, strict=True):
+        classes = next(task for task in tasks if next(iter(task)) == vocabulary[names[0]])
+        assert [vocabulary[name] for name in names] == list(classes)
+        said = [vocabulary[token] for token in tokens]
+        assert said[0] == words.BEGIN
+        for example, label in enumerate(labels):
+            *text, word, end = said[1 + 4 * example : 5 + 4 * example]
+            assert end == ";"
+            assert word == list(classes)[label]
+            assert set(text) & set(classes[word].split())
+            assert prompts.asked[example] == 2 + 4 * example  # the last word of its text
+
+
+def test_records_and_gains(trained):
+    rows = [row for variant, jobs in trained.items() for row in momentum.momentum_records(variant, jobs, EVALUATION, 0)]
+    table = pd.DataFrame(rows)
+    assert len(table) == 5 * 2 * (2 + 2)
+    assert not table.drop(columns="value").duplicated().any()
+    perplexities = table[table["metric"] == "perplexity"]["value"]
+    assert perplexities.between(20, 2 * len(WORLD.vocabulary)).all()  # hardly trained
+    gained = pd.DataFrame(momentum.gains(table))
+    assert set(gained["variant"]) == set(momentum.VARIANTS) - {"vanilla"}
+
+    def value(frame, **chosen):
+        for column, wanted in chosen.items():
+            frame = frame[frame[column] == wanted]
+        return frame["value"].item()
+
+    at = {"seed": 1, "length": 50}
+    ratio = value(table, variant="vanilla", **at) / value(table, variant="convolution", **at)
+    assert value(gained, variant="convolution", **at) == pytest.approx(math.log(ratio))
+    at = {"seed": 0, "demonstrations": 3}
+    difference = value(table, variant="momentum", **at) - value(table, variant="vanilla", **at)
+    assert value(gained, variant="momentum", **at) == pytest.approx(difference)
+    again = pd.DataFrame(momentum.momentum_records("vanilla", trained["vanilla"], EVALUATION, 0))
+    assert again["value"].tolist() == table[table["variant"] == "vanilla"]["value"].tolist()
