@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.errors import SettingsError
+from activation_descent.inference import cluster_interval, mean_over_tasks
 from activation_descent.records import METRICS
 
 COLUMNS = (
@@ -133,24 +134,19 @@ def check(claims: Sequence[Mapping[str, Any]], variants: Mapping[str, Sequence[s
                     raise SettingsError(f"claim {name}: gate on {reference['metric']}: {error}") from error
 
 
-def interval(values: np.ndarray, confidence: float, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Bias-corrected and accelerated bootstrap interval of the mean (`scipy.stats.bootstrap`).
+def interval(units: pd.DataFrame, confidence: float, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap interval of the mean over tasks of the mean over draws (`inference.cluster_interval`); where
+    units are seeds alone, of their mean.
 
-    Returns the value itself twice when all values are equal, smallest and largest value when one is infinite, and not a number for
-    fewer than two.
+    Returns smallest and largest value when one is infinite, and not a number for fewer than two.
+
+    Args:
+        units: columns task, draw and value.
     """
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    if not np.isfinite(values).all():
+    values = units["value"].to_numpy()
+    if len(values) >= 2 and not np.isfinite(values).all():
         return float(values.min()), float(values.max())
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():
-        return float(values.mean()), float(values.mean())
-    from scipy.stats import bootstrap
-
-    result = bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="BCa", rng=rng, vectorized=True
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return cluster_interval(units, rng, confidence, resamples)
 
 
 def judge(
@@ -167,20 +163,24 @@ def judge(
         One row of claims.csv.
     """
 
-    def units(reference: Mapping[str, str]) -> np.ndarray:
+    def units(reference: Mapping[str, str]) -> pd.DataFrame:
         rows = records[
             (records["study"] == claim["study"])
             & (records["variant"] == reference["variant"])
             & (records["metric"] == reference["metric"])
         ]
-        return rows["value"].to_numpy(dtype=float)
+        task = rows["task"].fillna("") if "task" in rows else ""
+        return pd.DataFrame({"task": task, "draw": rows["seed"], "value": rows["value"].astype(float)})
 
-    values = units(claim["statistic"])
+    read = units(claim["statistic"])
+    values = read["value"].to_numpy()
     supported, refuted = Condition.parse(claim["supported"]), Condition.parse(claim["refuted"])
-    low, high = interval(values, settings["confidence"], settings["resamples"], rng)
+    finite = len(values) and np.isfinite(values).all()
+    estimate = mean_over_tasks(read) if finite else float(values.mean()) if len(values) else float("nan")
+    low, high = interval(read, settings["confidence"], settings["resamples"], rng)
     gates, failures = [], []
     for gate in claim["gate"]:
-        condition, controls = Condition.parse(gate["must_be"]), units(gate)
+        condition, controls = Condition.parse(gate["must_be"]), units(gate)["value"]
         passed = len(controls) > 0 and all(condition.holds(value) for value in controls.tolist())
         shown = f"{np.mean(controls):.4g}" if len(controls) else "absent"
         gates.append(f"{gate['metric']} {condition}: {shown} {'passed' if passed else 'FAILED'}")
@@ -197,7 +197,7 @@ def judge(
         "source": claim["source"],
         "statement": claim["statement"],
         "statistic": f"{claim['statistic']['metric']} ({claim['statistic']['variant']})",
-        "value": float(values.mean()) if len(values) else float("nan"),
+        "value": estimate,
         "ci_low": low,
         "ci_high": high,
         "n": len(values),

@@ -355,6 +355,7 @@ METRICS = {
     "label_contrast_over_null": Metric("1", "label_contrast minus label_null"),
     "in_context_ceiling": Metric("1", "raw of ICL on two disjoint sets of demonstrations"),
     "fine_tuned_ceiling": Metric("1", "raw of FT on two disjoint sets of demonstrations"),
+    "ceilings": Metric("1", "the smaller one of the means of the two ceilings"),
     "corrected_similarity": Metric("1", "raw of ICL and FT on disjoint demonstrations / root of the product of the ceilings"),
     "layer_sign_consistency": Metric("1", "share of a task's layers whose raw is above zero, its interval included"),
     **{
@@ -384,6 +385,9 @@ METRICS = {
     "explicit_shuffled_similarity": Metric("1", "negative control: the same with FT on shuffled labels"),
     "perplexity": Metric("1", "of evaluation documents"),
     "perplexity_gain": Metric("nats", "log perplexity of softmax attention minus that of another attention, same seed"),
+    "final_accuracy": Metric("1", "in-context accuracy with the most demonstrations"),
+    "gain_over_convolution": Metric("nats", "perplexity_gain minus that of the convolution, same seed"),
+    "gain_over_moving_average": Metric("nats", "perplexity_gain minus that of the moving average, same seed"),
     "accuracy_gain": Metric("1", "in-context accuracy of another attention minus that of softmax attention, same seed"),
 }
 

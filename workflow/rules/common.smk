@@ -49,7 +49,7 @@ def checked_settings():
         known = {
             "regression": [*compared, *SUBJECTS],
             "language": list(config["language"]["models"]),
-            "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["attentions"]],
+            "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
         }
         check_claims(document["claims"], known)
     except ActivationDescentError as error:
@@ -192,7 +192,7 @@ def language_costs():
 # Models that are fine-tuned, and those of them on which every control is run; an overlay drops one by setting it to null
 FINE_TUNED = {name: model for name, model in config["finetuning"]["models"].items() if model and name in MODELS}
 AUDITED = [name for name, model in FINE_TUNED.items() if model["controls"]]
-ATTENTIONS = FINETUNING["attentions"]
+ATTENTIONS = FINETUNING["momentum"]["attentions"]
 
 
 def finetuning_figures():

@@ -89,7 +89,7 @@ rule train_finetuning_momentum:
     params:
         code=code("train_finetuning_momentum"),
         seed=config["seed"],
-        momentum=config["finetuning"]["momentum"],
+        momentum=FINETUNING["momentum"],
         mixture=config["language"]["corpus"]["mixture"],
         runs=subpath(output[0], ancestor=3),
     message:
@@ -114,6 +114,7 @@ rule compare_finetuning:
     params:
         code=code("compare_finetuning"),
         seed=config["seed"],
+        gate=config["language"]["evaluation"]["gate"],
     message:
         "Compare fine-tuning and its controls with in-context learning: {wildcards.variant}"
     script:

@@ -12,4 +12,5 @@ numbers = statistics.protocol_statistics(audit)
 numbers["layer_sign_consistency"] = statistics.sign_consistency(audit, rng)
 if inside := snakemake.input.get("inside"):
     numbers |= statistics.audit_statistics(audit) | statistics.inside_statistics(records.read(inside))
+numbers |= statistics.gates(numbers, snakemake.params.gate, rng)
 records.write(records.frame(statistics.statistic_rows(numbers, variant)), snakemake.output[0])

@@ -12,11 +12,12 @@ import pandas as pd
 
 from activation_descent.finetuning.agreement import disattenuated
 from activation_descent.finetuning.cells import STUDY
-from activation_descent.inference import bootstrap_means
+from activation_descent.inference import bootstrap_means, sign_flip_p
 
 Row = dict[str, Any]
 Units = pd.Series  # indexed by task and seed
 UNIT = ["task", "seed"]
+CONTROL_MEANS = ("gaussian_similarity", "evolution_reached", "evolution_alignment", "oracle_share")
 PARAMETERS = "C3_"
 STEPS = ("C3_", "step_", "loss_", "C6_label", "layer_causal")  # ways to fine-tune that are not the published one
 
@@ -160,6 +161,21 @@ def inside_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "gradient_line_share": of("demonstrations", "line_share"),
         "gradient_alignment_over_wrong_labels": of("demonstrations", "oracle_alignment") - of("wrong_labels", "oracle_alignment"),
     }
+
+
+def gates(statistics: Mapping[str, Units], gate: Mapping[str, float], rng: np.random.Generator) -> dict[str, Units]:
+    """One number for the model, what the claims' gates read: means of controls, and whether it has in-context learning.
+
+    Args:
+        gate: `language.evaluation.gate` of the configuration.
+    """
+    gain = statistics["in_context_gain"]
+    p = sign_flip_p(gain.rename("value").reset_index().rename(columns={"seed": "draw"}), rng, "greater")
+    numbers = {"gate_passed": float(gain.mean() >= gate["gain"] and p < gate["level"])}
+    numbers |= {metric: statistics[metric].mean() for metric in CONTROL_MEANS if metric in statistics}
+    if "in_context_ceiling" in statistics:
+        numbers["ceilings"] = min(statistics[name].mean() for name in ("in_context_ceiling", "fine_tuned_ceiling"))
+    return {metric: pd.Series({("all", 0): value}).rename_axis(UNIT) for metric, value in numbers.items()}
 
 
 def statistic_rows(statistics: Mapping[str, Units], variant: str) -> Iterator[Row]:
