@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
@@ -275,15 +276,29 @@ def momentum_records(variant: str, jobs: Sequence[Job], evaluation: Evaluation, 
             yield row | {"demonstrations": number, "value": shares[number].item()}
 
 
-def gains(table: Any) -> Iterator[Row]:
-    """What each variant gains on vanilla attention with the same seed, from the records of all variants.
+def momentum_statistics(table: pd.DataFrame) -> Iterator[Row]:
+    """One number for each seed: what each kind of attention gains on softmax attention, and on two others, with the same seed.
 
-    Metrics: perplexity_gain, log perplexity of vanilla minus that of the variant, by length; accuracy_gain, by number of demonstrations.
+    Metrics: perplexity_gain, mean over lengths of the log perplexity of vanilla minus that of the variant, and the same over the
+    convolution and over the moving average; accuracy_gain, mean over numbers of demonstrations; final_accuracy, with the most of them.
+
+    Args:
+        table: records of all variants.
     """
-    keys = ["seed", "step", "length", "demonstrations", "metric"]
-    vanilla = table[table["variant"] == "vanilla"].set_index(keys)["value"]
-    for row in table[table["variant"] != "vanilla"].to_dict("records"):
-        base = vanilla[tuple(row[key] for key in keys)]
-        is_perplexity = row["metric"] == "perplexity"
-        value = math.log(base / row["value"]) if is_perplexity else row["value"] - base
-        yield row | {"metric": "perplexity_gain" if is_perplexity else "accuracy_gain", "value": value}
+    perplexities = table[table["metric"] == "perplexity"]
+    surprise = perplexities.assign(value=np.log(perplexities["value"])).pivot_table("value", "seed", "variant")
+    accuracies = table[table["metric"] == "accuracy"]
+    accuracy = accuracies.pivot_table("value", "seed", "variant")
+    most = accuracies[accuracies["demonstrations"] == accuracies["demonstrations"].max()].pivot_table("value", "seed", "variant")
+    numbers = {
+        "perplexity_gain": -surprise.sub(surprise["vanilla"], axis=0),
+        "accuracy_gain": accuracy.sub(accuracy["vanilla"], axis=0),
+        "final_accuracy": most,
+    }
+    for other in ("convolution", "moving_average"):
+        if other in surprise:
+            numbers[f"gain_over_{other}"] = -surprise.sub(surprise[other], axis=0)
+    for metric, wide in numbers.items():
+        for variant, seeds in wide.items():
+            for seed, value in seeds.items():
+                yield {"study": STUDY, "experiment": EXPERIMENT, "variant": variant, "seed": seed, "metric": metric, "value": value}
