@@ -385,6 +385,7 @@ METRICS = {
     "explicit_shuffled_similarity": Metric("1", "negative control: the same with FT on shuffled labels"),
     "perplexity": Metric("1", "of evaluation documents"),
     "perplexity_gain": Metric("nats", "log perplexity of softmax attention minus that of another attention, same seed"),
+    "momentum_rate": Metric("1", "eta of an attention with momentum, mean over the heads of a layer"),
     "final_accuracy": Metric("1", "in-context accuracy with the most demonstrations"),
     "gain_over_convolution": Metric("nats", "perplexity_gain minus that of the convolution, same seed"),
     "gain_over_moving_average": Metric("nats", "perplexity_gain minus that of the moving average, same seed"),

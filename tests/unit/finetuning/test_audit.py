@@ -25,7 +25,10 @@ def protocol():
 
 @pytest.fixture(scope="module")
 def table(protocol):
-    rows = [*audit.protocol_records(protocol, 0, "tiny"), *audit.control_records(protocol, protocol.cells.speakers[::3], EFFORT, 0, "tiny")]
+    rows = [
+        *audit.protocol_records(protocol, 0, "tiny"),
+        *audit.control_records(protocol, protocol.cells.speakers[::3], EFFORT, 0, "tiny"),
+    ]
     return records.frame(rows)
 
 

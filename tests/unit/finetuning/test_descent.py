@@ -218,6 +218,11 @@ def test_a_label_must_be_among_the_label_words(llama):
         descend(llama, demonstrations(llama), subset(llama, "key_value"), RATES, Recipe(loss="linear"), LABELS + 20)
 
 
+def test_an_unknown_loss(llama):
+    with pytest.raises(ValueError, match="all, label"):
+        descend(llama, demonstrations(llama), subset(llama, "key_value"), RATES, Recipe(loss="labels"), LABELS)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_descent_lowers_its_loss(llama, loss):
     masks, rows = subset(llama, "key_value"), demonstrations(llama)
@@ -307,4 +312,4 @@ def test_layer_causal_steps_in_every_family(model):
 
     last = {name for name in masks if f".{model.layers - 1}." in name}
     assert torch.allclose(cosines(last), torch.ones(3), atol=1e-5)
-    assert (cosines(set(masks) - last).abs() < 0.9).all()
+    assert (cosines(set(masks) - last) < 0.99).all()

@@ -123,6 +123,45 @@ def test_an_aligned_run_starts_again_in_half_the_subspace(model, task):
     assert found.directions.tolist() == [10] * RUNS
 
 
+def test_candidates_are_mirrored_and_moves_as_long_as_asked(model, task, monkeypatch):
+    demonstrations, tuning = task
+    asked, combine = [], evolution._combine
+
+    def spy(masks, factors, points):
+        asked.append(points)
+        return combine(masks, factors, points)
+
+    monkeypatch.setattr(evolution, "_combine", spy)
+    strategy = replace(STRATEGY, directions=400, generations=2, attempts=1, spread=0.3, step=2.0)
+    evolve(
+        model, demonstrations, subset(model, "key_value"), torch.full((RUNS,), 0.5), tuning, torch.zeros(RUNS), rngs(), strategy
+    )
+    first, moved, second = asked[:3]
+    assert torch.allclose(first[:16], -first[16:])
+    # Each is a Gaussian vector of 400 entries, whose length has a relative standard deviation of 1 / sqrt(800)
+    assert torch.allclose(first.norm(dim=1), torch.tensor(0.3 * 0.5), rtol=5 / 800**0.5)
+    assert moved.norm().item() == pytest.approx(2.0 * 0.5, rel=1e-5)
+    assert torch.allclose(second.mean(0), moved[0], atol=1e-6)
+
+
+def test_a_move_is_towards_the_fitter_candidates(model, task, monkeypatch):
+    """On a linear fitness the expected move is along its slope: of 32 candidates in 4 dimensions it is nearly that."""
+    demonstrations, tuning = task
+    slope, asked = torch.tensor([1.0, -2.0, 0.5, 0.0]), []
+
+    def loss(self, model, deltas=None):
+        asked.append(deltas)
+        return torch.ones(len(self.truth)) if deltas is None else 1 - deltas @ slope
+
+    monkeypatch.setattr(evolution, "_combine", lambda masks, factors, points: points)
+    monkeypatch.setattr(Tuning, "loss", loss)
+    strategy = Strategy(directions=4, generations=1)
+    arguments = (as_queries(demonstrations, tuning.labels).runs([0]), {}, 1.0, tuning.runs([0]), torch.zeros(1), torch.ones(1))
+    monkeypatch.setattr(evolution, "_draw_subspace", lambda rng, masks, directions: {})
+    found = evolution._evolve_one(model, *arguments[:1], {"a": torch.ones(1)}, *arguments[2:], rngs()[0], strategy)["deltas"][0]
+    assert (found @ slope / found.norm() / slope.norm()).item() > 0.9
+
+
 def test_directions_are_of_rank_1_and_length_1(model):
     masks = subset(model, "key_value")
     factors = evolution._draw_subspace(rngs()[0], masks, 5)

@@ -305,7 +305,7 @@ def test_prompts_are_of_held_out_tasks_with_canonical_labels():
 def test_records(trained):
     rows = [row for variant, jobs in trained.items() for row in momentum.momentum_records(variant, jobs, EVALUATION, 0)]
     table = pd.DataFrame(rows)
-    assert len(table) == 5 * 2 * (2 + 2)
+    assert len(table) == 5 * 2 * (2 + 2) + 2 * 2 * 2  # and eta of two layers of two variants
     assert not table.drop(columns="value").duplicated().any()
     perplexities = table[table["metric"] == "perplexity"]["value"]
     assert perplexities.between(20, 2 * len(WORLD.vocabulary)).all()  # hardly trained
@@ -325,8 +325,13 @@ def test_gains_are_paired_by_seed():
         ("convolution", 1, (5, 5), (0.5, 0.5)),
     ):
         row = {"variant": variant, "seed": seed}
-        rows += [row | {"metric": "perplexity", "length": i, "demonstrations": 0, "value": math.exp(x)} for i, x in enumerate(surprises)]
-        rows += [row | {"metric": "accuracy", "length": 9, "demonstrations": i, "value": x} for i, x in enumerate(shares, start=1)]
+        rows += [
+            row | {"metric": "perplexity", "length": i, "demonstrations": 0, "value": math.exp(x)}
+            for i, x in enumerate(surprises)
+        ]
+        rows += [
+            row | {"metric": "accuracy", "length": 9, "demonstrations": i, "value": x} for i, x in enumerate(shares, start=1)
+        ]
     found = pd.DataFrame(momentum.momentum_statistics(pd.DataFrame(rows))).set_index(["variant", "metric", "seed"])["value"]
     assert found["moving_average", "perplexity_gain"].tolist() == pytest.approx([1.5, -0.5])
     assert found["moving_average", "accuracy_gain"].tolist() == pytest.approx([0.2, -0.05])

@@ -63,8 +63,10 @@ def row_losses(
         labels: tokens of the label words, for the last three.
 
     Raises:
-        ValueError: if a row's label is not among the label words.
+        ValueError: if there is no such loss, or a row's label is not among the label words.
     """
+    if loss not in LOSSES:
+        raise ValueError(f"there is no loss '{loss}'; one of {', '.join(LOSSES)}")
     row, last = torch.arange(len(tokens)), lengths - 1
     if loss in ("all", "input"):
         surprise = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
@@ -175,7 +177,7 @@ def _layer_causal_gradients(
     loss: str,
     labels: Int[Tensor, "run label"] | None,
 ) -> Deltas:
-    """Layer-causal gradients (Deutch et al. 2024, section 5, from their code), as long as the plain ones.
+    """Layer-causal gradients (Deutch et al. 2024, as their code has them), as long as the plain ones.
 
     Every block predicts the next token by itself, through the final normalisation and the unembedding; the losses add up, and no gradient
     leaves its block. Theirs are far longer than the plain ones, so that at one rate the two descents differ in length as well; here each

@@ -119,10 +119,11 @@ def as_queries(demonstrations: Sequences, labels: Int[Tensor, "run label"]) -> T
     Args:
         labels: label words of each run, the demonstrations' labels among them.
     """
-    answers = demonstrations.tokens.gather(2, demonstrations.lengths[..., None] - 1)  # run demonstration 1
+    lengths = demonstrations.lengths - 1
+    answers = demonstrations.tokens.gather(2, lengths[..., None])  # run demonstration 1
     truth = (answers == labels[:, None]).int().argmax(dim=2)
-    # The label stays behind the query's end, where nothing looks at it
-    return Tuning(Sequences(demonstrations.tokens, demonstrations.lengths - 1, demonstrations.context), labels, truth)
+    # Where a label is left behind a shorter query's end, nothing looks at it
+    return Tuning(Sequences(demonstrations.tokens[..., : int(lengths.max())], lengths, demonstrations.context), labels, truth)
 
 
 def _evolve_one(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -178,7 +179,7 @@ def _influences(one: _Cell, depth: Depth, rng: np.random.Generator) -> Numbers:
     label = np.array([example.label for example in cells.shown[one.cell][:number]])
     found = agreement.influence_correlation(context.numpy(), descent.numpy(), slot, label)
     return {
-        ("influence", "influence_correlation"): float(np.nanmean(found)),
+        ("influence", "influence_correlation"): float(pd.Series(found).mean()),  # not a number where no influence varies
         ("influence", "influence_reliability"): influence.split_half_reliability(context, truth, slot, label, rng),
     }
 
@@ -204,7 +205,7 @@ def _orders(one: _Cell, depth: Depth, rng: np.random.Generator) -> Numbers:
         numbers[name, "order_sensitivity"] = float(agreement.order_sensitivity(probability).mean())
         numbers[name, "order_sensitivity_normalised"] = agreement.normalised_order_sensitivity(probability, zero)
     margins = [patching.margin(found, truth).numpy() for found in logits.values()]
-    numbers["orders", "order_correlation"] = float(np.nanmean(agreement.order_correlation(*margins)))
+    numbers["orders", "order_correlation"] = float(pd.Series(agreement.order_correlation(*margins)).mean())
     return numbers
 
 

@@ -12,9 +12,9 @@ from activation_descent.finetuning.descent import PUBLISHED, Recipe, descend
 from activation_descent.finetuning.evaluation import accuracy, cross_entropy, label_logits
 from activation_descent.language.models import LanguageModel
 
-FIRST, GROWTH, LARGEST = 0.25, 2.0, 64.0  # scales that are tried until the target is passed
-SMALLEST = FIRST / 64  # scale at which a search is given up
-TURNED, PASSED = 0.02, 1e-6  # widths at which it is, as shares of the upper end: where the loss turns back, and around the target
+FIRST, GROWTH, LARGEST = 0.25, 2.0, 8.0  # scales that are tried until the target is passed
+SMALLEST = FIRST / 16  # scale at which a search is given up
+TURNED, PASSED = 0.1, 1e-6  # widths at which it is, as shares of the upper end: where the loss turns back, and around the target
 
 
 @dataclass(frozen=True)

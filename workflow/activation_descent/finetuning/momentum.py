@@ -49,27 +49,31 @@ Report = Callable[[int, Mapping[str, float]], None]
 # Attention in five kinds: queries, keys and values of all heads -> what each head says at each token
 
 
-class MovingAverage(nn.Module):
-    """MoAttn, with an eta for each head that starts at 1/2."""
+class Memory(nn.Module):
+    """What has an eta: one for each head, 1/2 at first."""
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__()
         self.rate_logit = nn.Parameter(torch.zeros(heads))
+
+    @property
+    def rate(self) -> Float[Tensor, " head"]:
+        return self.rate_logit.sigmoid()
+
+
+class MovingAverage(Memory):
+    """MoAttn."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
-        return softmax_attention(q, k, v) + decay(self.rate_logit.sigmoid(), v.shape[2]) @ v
+        return softmax_attention(q, k, v) + decay(self.rate, v.shape[2]) @ v
 
 
-class Momentum(nn.Module):
-    """Momentum on `sum_i v_i k_i^T`, applied to the query that softmax attention sees; eta as in `MovingAverage`."""
-
-    def __init__(self, heads: int, head_dim: int):
-        super().__init__()
-        self.rate_logit = nn.Parameter(torch.zeros(heads))
+class Momentum(Memory):
+    """Momentum on `sum_i v_i k_i^T`, applied to the query that softmax attention sees."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
         logits = q @ k.mT / math.sqrt(q.shape[-1])
-        return softmax_attention(q, k, v) + (decay(self.rate_logit.sigmoid(), v.shape[2]) * logits) @ v
+        return softmax_attention(q, k, v) + (decay(self.rate, v.shape[2]) * logits) @ v
 
 
 class Convolution(nn.Module):
@@ -258,7 +262,7 @@ def perplexity(job: Job, tokens: Int[Tensor, "document token"]) -> float:
 
 
 def momentum_records(variant: str, jobs: Sequence[Job], evaluation: Evaluation, root: int) -> Iterator[Row]:
-    """Perplexity by length of documents of the training mixture, and accuracy by number of demonstrations, for each seed.
+    """Perplexity by length of documents of the training mixture, accuracy by number of demonstrations, and the eta of each layer.
 
     All seeds of all variants are measured on the same documents.
     """
@@ -268,12 +272,15 @@ def momentum_records(variant: str, jobs: Sequence[Job], evaluation: Evaluation, 
     documents = {length: torch.from_numpy(corpus.rows(rng, evaluation.documents, length)) for length in evaluation.lengths}
     for seed, job in enumerate(jobs):
         row = {"study": STUDY, "experiment": EXPERIMENT, "variant": variant, "seed": seed, "step": job.settings.steps}
+        row |= {"layer": 0, "length": 0, "demonstrations": 0}
         for length, tokens in documents.items():
-            yield row | {"length": length, "demonstrations": 0, "metric": "perplexity", "value": perplexity(job, tokens)}
+            yield row | {"length": length, "metric": "perplexity", "value": perplexity(job, tokens)}
         shares = accuracies(job, prompts)
-        row |= {"length": prompts.tokens.shape[1], "metric": "accuracy"}
         for number in evaluation.demonstrations:
-            yield row | {"demonstrations": number, "value": shares[number].item()}
+            yield row | {"demonstrations": number, "metric": "accuracy", "value": shares[number].item()}
+        for layer, module in enumerate(job.attends or (), start=1):
+            if isinstance(module, Memory):
+                yield row | {"layer": layer, "metric": "momentum_rate", "value": module.rate.mean().item()}
 
 
 def momentum_statistics(table: pd.DataFrame) -> Iterator[Row]:
@@ -301,4 +308,11 @@ def momentum_statistics(table: pd.DataFrame) -> Iterator[Row]:
     for metric, wide in numbers.items():
         for variant, seeds in wide.items():
             for seed, value in seeds.items():
-                yield {"study": STUDY, "experiment": EXPERIMENT, "variant": variant, "seed": seed, "metric": metric, "value": value}
+                yield {
+                    "study": STUDY,
+                    "experiment": EXPERIMENT,
+                    "variant": variant,
+                    "seed": seed,
+                    "metric": metric,
+                    "value": value,
+                }

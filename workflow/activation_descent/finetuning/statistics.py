@@ -28,7 +28,9 @@ def units(records: pd.DataFrame, control: str, metric: str, position: str | None
     Args:
         position: None for what has none.
     """
-    rows = records[(records["control"] == control) & (records["metric"] == metric) & records["layer"].isna()]
+    rows = records[(records["control"] == control) & (records["metric"] == metric)]
+    rows = rows.reindex(columns=[*UNIT, "position", "layer", "value"])  # records of the inside have neither position nor layer
+    rows = rows[rows["layer"].isna()]
     rows = rows[rows["position"].isna()] if position is None else rows[rows["position"] == position]
     return rows.set_index(UNIT)["value"].sort_index()
 
