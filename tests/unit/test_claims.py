@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from activation_descent import claims, records
@@ -124,7 +125,8 @@ def test_interval_covers_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(400):
-        low, high = claims.interval(rng.standard_normal(30), 0.95, 500, rng)
+        units = pd.DataFrame({"task": "", "draw": range(30), "value": rng.standard_normal(30)})
+        low, high = claims.interval(units, 0.95, 500, rng)
         covered += low <= 0 <= high
     assert 0.89 <= covered / 400 <= 0.98
 
