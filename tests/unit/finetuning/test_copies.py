@@ -67,7 +67,7 @@ def test_a_run_is_the_network_with_its_parameters(model, name):
 def test_copies_read_behind_prefixes_of_their_own(model):
     deltas = random_deltas(subset(model, "key_value"), 1)
     with shifted(model, deltas):
-        found = model.logits(tokens()[:, 8:], model.encode_prefix(tokens()[0, :8]))
+        found = model.logits(tokens()[:, 8:], model.encode_prefix(tokens()[0, :8].tolist()))
     whole = torch.cat([tokens()[:1, :8].expand(3, -1), tokens()[:, 8:]], dim=1)
     assert torch.allclose(found, moved(model, deltas, 0).logits(whole)[:, 8:], atol=1e-4)
 

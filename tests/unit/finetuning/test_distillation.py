@@ -117,6 +117,19 @@ def test_distillation_stops_when_little_is_gained():
     assert gains[-1] < 0.05 <= min(gains[:-1])
 
 
+def test_a_run_without_anything_to_learn_does_not_keep_the_others():
+    model = tiny("gpt2")
+    change = known_change(model)
+    for delta in change.values():
+        delta[1] = 0
+    taught = distillation.lesson_of_change(model, queries(model, QUERIES, QUERIES), change)
+    found = distillation.distil(model, taught, 100, 0.01, settled=1.1)
+    assert found.steps == 20
+    share = distillation.reached(model, taught, found.deltas).share
+    assert share[0] > 0
+    assert not torch.isfinite(share[1])
+
+
 def test_descent_direction_is_the_negative_gradient_of_the_mean_loss():
     model = tiny("gpt2")
     runs = Sequences.of([DEMONSTRATIONS, DEMONSTRATIONS[::-1]], model.begin)

@@ -156,7 +156,8 @@ def _has_settled(losses: Float[Tensor, "run step"], settled: float) -> bool:
     if done % BLOCK or not done:
         return False
     before = losses[:, max(0, done - 1 - BLOCK)]
-    return bool(((before - losses[:, -1]) / losses[:, 0]).mean() < settled)
+    gained = ((before - losses[:, -1]) / losses[:, 0]).nanmean()  # not a number where there was nothing to learn
+    return not gained >= settled
 
 
 # What a change of parameters reaches
@@ -166,7 +167,8 @@ def _has_settled(losses: Float[Tensor, "run step"], settled: float) -> bool:
 class Reached:
     """
     Attributes:
-        share: of the in-context update, `1 - distance / distance at the start`; 1 is all of it, 0 none.
+        share: of the in-context update, `1 - distance / distance at the start`; 1 is all of it, 0 none, and not a number where there is no
+            update.
         similarity: mean cosine of the change of outputs with the in-context one; not a number where a layer does not change.
     """
 

@@ -5,8 +5,8 @@ token of the query, which predicts the label; and "dai", the label word after it
 predictions come from the token before).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -183,7 +183,8 @@ def _over_runs(
         some = queries.runs(slice(start, start + together))
         own: Deltas = take(deltas, slice(start, start + together)) if deltas else {}
         pieces = []
-        with shifted(model, own):
+        # Rows without a prompt are short, and for those plain products are faster than the fused kernel
+        with shifted(model, own), nullcontext() if prompts else _eager_attention(model):
             prefix = model.encode_prefix(prompts[start]) if prompts else None
             skipped = queries.context if prefix else 0  # the prompt has a begin token of its own
             part = min(TOKENS_AT_ONCE // longest, ATTENDED_AT_ONCE // (longest + (len(prefix.tokens) if prefix else 0)))
@@ -199,3 +200,13 @@ def _over_runs(
         if "prompt_scores" in result:
             result["prompt_scores"] = F.pad(result["prompt_scores"], (0, longest - result["prompt_scores"].shape[-1]))
     return {name: torch.cat([result[name] for result in results]) for name in results[0]}
+
+
+@contextmanager
+def _eager_attention(model: LanguageModel) -> Iterator[None]:
+    config = model.network.config
+    usual, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual

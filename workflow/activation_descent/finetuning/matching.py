@@ -12,8 +12,8 @@ from activation_descent.finetuning.descent import PUBLISHED, Recipe, descend
 from activation_descent.finetuning.evaluation import accuracy, cross_entropy, label_logits
 from activation_descent.language.models import LanguageModel
 
-FIRST, GROWTH, LARGEST = 0.25, 2.0, 8.0  # scales that are tried until the target is passed
-SMALLEST = FIRST / 16  # scale at which a search is given up
+FIRST, GROWTH, LARGEST = 0.5, 2.0, 8.0  # scales that are tried until the target is passed
+SMALLEST = FIRST / 32  # scale at which a search is given up
 TURNED, PASSED = 0.1, 1e-6  # widths at which it is, as shares of the upper end: where the loss turns back, and around the target
 
 
@@ -59,12 +59,12 @@ def match_scale(
 ) -> Matched:
     """The smallest scales at which a loss is its target, all runs at once.
 
-    The scale doubles from `FIRST` while the loss moves towards the target. Once it is passed, false position between the last two
-    scales, a tenth or more away from either. Where the loss turns back before, the interval in which it turns is halved: the target is
-    found if it lies in the monotone region from 0 on, and is out of reach otherwise.
+    The scale doubles from `FIRST` while the loss moves towards the target. Once it is passed, the interval shrinks by false position on
+    the logarithm of the loss, which is nearly straight where a cross-entropy runs out. Where the loss turns back before, the interval in
+    which it turns is halved: the target is found if it lies in the monotone region from 0 on, and is out of reach otherwise.
 
     Args:
-        loss: of the named runs at a scale for each.
+        loss: of the named runs at a scale for each; positive.
         start: at scale 0.
         tolerance: as a share of the target.
     """
@@ -84,7 +84,7 @@ def match_scale(
         low_loss[active] = torch.where(nearer, found, low_loss[active])
         high[active] = torch.where(nearer, high[active], tried)
         high_loss[active] = torch.where(nearer, high_loss[active], torch.where(left <= 0, found, torch.nan))
-        share = ((target - low_loss) / (high_loss - low_loss)).clamp(0.1, 0.9).nan_to_num(nan=0.5)
+        share = ((target / low_loss).log() / (high_loss / low_loss).log()).clamp(0.05, 0.95).nan_to_num(nan=0.5)
         trial = torch.where(high.isinf(), GROWTH * low, low + share * (high - low))
         narrowest = torch.where(high_loss.isnan(), TURNED, PASSED) * high
         exhausted = torch.where(high.isinf(), trial > LARGEST, (high - low < narrowest) | (high < SMALLEST))
