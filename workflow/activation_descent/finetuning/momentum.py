@@ -40,6 +40,7 @@ from activation_descent.seeding import generator
 
 STUDY = "finetuning"
 EXPERIMENT = "momentum"
+FIRST_RATE = 0.1  # eta before training
 TAPS = 3
 BATCH = 64  # documents read at once
 
@@ -50,11 +51,11 @@ Report = Callable[[int, Mapping[str, float]], None]
 
 
 class Memory(nn.Module):
-    """What has an eta: one for each head, 1/2 at first."""
+    """What has an eta, one for each head."""
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__()
-        self.rate_logit = nn.Parameter(torch.zeros(heads))
+        self.rate_logit = nn.Parameter(torch.full((heads,), math.log(FIRST_RATE / (1 - FIRST_RATE))))
 
     @property
     def rate(self) -> Float[Tensor, " head"]:
