@@ -31,6 +31,7 @@ rule train_language_model:
         "<run_logs>/train_language_model/{size}.log",
     benchmark:
         "<run_benchmarks>/train_language_model/{size}.tsv"
+    priority: 1  # the longest jobs of the study first
     conda:
         "../../envs/activation-descent.yaml"
     threads: 1
