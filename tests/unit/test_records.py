@@ -28,7 +28,7 @@ def test_what_is_written_is_what_is_read_to_the_last_digit(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([{"metric": "beauty"}], "not declared in records.py: beauty"),
+        ([{"metric": "beauty"}], "not declared in records: beauty"),
         ([{"value": float("nan")}], "loss_ratio of variant v, seed 0 is nan"),
         ([{"value": float("inf")}], "is inf"),
         ([{}, {}], "two rows for loss_ratio"),
@@ -70,3 +70,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         records.write(table({"metric": "beauty"}), path)
     assert path.read_text() == before
     assert isinstance(pd.read_csv(path), pd.DataFrame)
+
+
+def test_no_metric_means_two_things():
+    tables = [records.regression, records.language, records.finetuning, records.benchmark]
+    assert sum(len(table.METRICS) for table in tables) == len(records.METRICS)

@@ -119,7 +119,7 @@ def check(claims: Sequence[Mapping[str, Any]], variants: Mapping[str, Sequence[s
         for key, reference in [("statistic", claim["statistic"]), *(("gate", gate) for gate in claim["gate"])]:
             if reference["metric"] not in METRICS:
                 raise SettingsError(
-                    f"claim {name}: {key} names the metric {reference['metric']}, which records.py does not declare"
+                    f"claim {name}: {key} names the metric {reference['metric']}, which records does not declare"
                 )
             known = variants.get(claim["study"], ())
             if reference["variant"] not in known:

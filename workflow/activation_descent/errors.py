@@ -22,7 +22,7 @@ class TrackingError(ActivationDescentError):
 
 
 class RecordsError(ActivationDescentError):
-    """A table of records breaks the contract of `records.py`."""
+    """A table of records breaks the contract of `records`."""
 
 
 class ModelError(ActivationDescentError):
