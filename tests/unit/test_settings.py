@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from activation_descent.errors import SettingsError
-from activation_descent.settings import check_schema, resolve_language, resolve_regression
+from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_regression
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -170,6 +170,27 @@ def test_a_size_overlays_the_common_training_settings_and_a_model_set_to_null_is
     sizes = resolve_language(change("language.models.small", None)["language"])
     assert sizes["deep"]["layers"] == 6
     assert sizes["deep"]["hidden_size"] == sizes["default"]["hidden_size"] == CONFIG["language"]["training"]["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("finetuning.models.huge", {"tasks": ["work", "age"], "controls": False}, r"finetuning\.models\.huge"),
+        ("finetuning.models.small.tasks", ["work", "sst2"], r"finetuning\.models\.small.*sst2"),
+        ("finetuning.sampling.demonstrations", 101, r"a cell needs twice 101 from a pool of 200"),
+        ("finetuning.momentum.mixture.facts", 0.5, r"momentum\.mixture: classification, facts, numbers, plain add up to 1\.15"),
+    ],
+)
+def test_finetuning_settings_that_cannot_run_together(path, value, sentence):
+    changed = change(path, value)
+    with pytest.raises(SettingsError, match=sentence):
+        resolve_finetuning(changed["finetuning"], changed["language"])
+
+
+def test_momentum_overlays_the_training_and_the_corpus_of_embedded_models():
+    resolved, own = resolve_finetuning(CONFIG["finetuning"], CONFIG["language"])["momentum"], CONFIG["finetuning"]["momentum"]
+    assert resolved["training"] == CONFIG["language"]["training"] | own["training"]
+    assert resolved["mixture"] == CONFIG["language"]["corpus"]["mixture"] | own["mixture"]
 
 
 def test_a_figure_set_to_null_is_left_out():

@@ -213,10 +213,7 @@ def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         SettingsError: if settings that are fine one by one cannot be run together.
     """
-    for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs", "statements")):
-        total = sum(study["corpus"]["mixture"][share] for share in group)
-        if abs(total - 1) > 1e-6:
-            raise SettingsError(f"configuration: language.corpus.mixture: {', '.join(group)} add up to {total:g}, not to 1")
+    _check_shares(study["corpus"]["mixture"], "language.corpus.mixture")
     sizes = {name: {**study["training"], **own} for name, own in study["sizes"].items()}
     for name, settings in sizes.items():
         if settings["hidden_size"] % (2 * settings["heads"]):
@@ -258,8 +255,15 @@ def resolve_language(study: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return sizes
 
 
+def _check_shares(mixture: Mapping[str, float], where: str) -> None:
+    for group in (("classification", "facts", "numbers", "plain"), ("answers", "questions", "brush_offs", "statements")):
+        total = sum(mixture[share] for share in group)
+        if abs(total - 1) > 1e-6:
+            raise SettingsError(f"configuration: {where}: {', '.join(group)} add up to {total:g}, not to 1")
+
+
 def resolve_finetuning(study: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, Any]:
-    """The study's settings with the full training settings of momentum attention: those of embedded models, overlaid with its own.
+    """The study's settings with the full training settings and corpus of momentum attention: those of embedded models, overlaid with its own.
 
     Raises:
         SettingsError: if settings that are fine one by one cannot be run together.
@@ -286,5 +290,8 @@ def resolve_finetuning(study: Mapping[str, Any], language: Mapping[str, Any]) ->
             f"configuration: finetuning.sampling.demonstrations: a cell needs twice {study['sampling']['demonstrations']} from a "
             f"pool of {language['evaluation']['pool_size']} (language.evaluation.pool_size)"
         )
-    training = {**language["training"], **study["momentum"]["training"]}
-    return {**study, "momentum": {**study["momentum"], "training": training}}
+    momentum = study["momentum"]
+    training = {**language["training"], **momentum["training"]}
+    mixture = {**language["corpus"]["mixture"], **momentum["mixture"]}
+    _check_shares(mixture, "finetuning.momentum.mixture")
+    return {**study, "momentum": {**momentum, "training": training, "mixture": mixture}}

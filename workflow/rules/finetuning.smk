@@ -90,7 +90,6 @@ rule train_finetuning_momentum:
         code=code("train_finetuning_momentum"),
         seed=config["seed"],
         momentum=FINETUNING["momentum"],
-        mixture=config["language"]["corpus"]["mixture"],
         runs=subpath(output[0], ancestor=3),
     message:
         "Train language models with another attention: {wildcards.attention}"
