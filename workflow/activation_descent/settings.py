@@ -263,7 +263,7 @@ def _check_shares(mixture: Mapping[str, float], where: str) -> None:
 
 
 def resolve_finetuning(study: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, Any]:
-    """The study's settings with the full training settings and corpus of momentum attention: those of embedded models, overlaid with its own.
+    """The study's settings with training and corpus of momentum attention in full: those of embedded models, overlaid with its own.
 
     Raises:
         SettingsError: if settings that are fine one by one cannot be run together.

@@ -197,13 +197,13 @@ ATTENTIONS = FINETUNING["momentum"]["attentions"]
 
 def finetuning_figures():
     """Figures of the study."""
-    audited = collect("<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"])
+    audited = collect("<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "pairs", "inside", "contrasts"])
     return [*audited, *collect("<run>/finetuning/figures/{name}.svg", name=["sizes", "momentum"])]
 
 
 def finetuning_records():
     """All tables of records of the study, and which of them claims may read."""
-    tuned = collect("<run>/finetuning/{variant}/{table}.csv", variant=FINE_TUNED, table=["audit", "statistics"])
+    tuned = collect("<run>/finetuning/{variant}/{table}.csv", variant=FINE_TUNED, table=["audit", "statistics", "significance"])
     inside = collect("<run>/finetuning/{variant}/inside.csv", variant=AUDITED)
     momentum = collect("<run>/finetuning/momentum/{attention}.csv", attention=ATTENTIONS)
     alone = ["<run>/finetuning/explicit_statistics.csv", "<run>/finetuning/momentum_statistics.csv"]

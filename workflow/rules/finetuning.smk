@@ -102,7 +102,8 @@ rule compare_finetuning:
         audit=rules.probe_finetuning.output.audit,
         inside=lambda wildcards: rules.probe_finetuning_inside.output if wildcards.variant in AUDITED else [],
     output:
-        "<run>/finetuning/{variant}/statistics.csv",
+        statistics="<run>/finetuning/{variant}/statistics.csv",
+        significance="<run>/finetuning/{variant}/significance.csv",
     log:
         "<run_logs>/compare_finetuning/{variant}.log",
     benchmark:
@@ -144,6 +145,8 @@ rule plot_finetuning:
     input:
         audit=rules.probe_finetuning.output.audit,
         inside=rules.probe_finetuning_inside.output,
+        statistics=rules.compare_finetuning.output.statistics,
+        significance=rules.compare_finetuning.output.significance,
     output:
         controls=report(
             "<run>/finetuning/figures/{variant}_controls.svg",
@@ -163,11 +166,23 @@ rule plot_finetuning:
             category="finetuning",
             labels={"variant": "{variant}", "figure": "answers"},
         ),
+        pairs=report(
+            "<run>/finetuning/figures/{variant}_pairs.svg",
+            caption="../report/finetuning.rst",
+            category="finetuning",
+            labels={"variant": "{variant}", "figure": "pairs"},
+        ),
         inside=report(
             "<run>/finetuning/figures/{variant}_inside.svg",
             caption="../report/finetuning.rst",
             category="finetuning",
             labels={"variant": "{variant}", "figure": "inside"},
+        ),
+        contrasts=report(
+            "<run>/finetuning/figures/{variant}_contrasts.svg",
+            caption="../report/finetuning.rst",
+            category="finetuning",
+            labels={"variant": "{variant}", "figure": "contrasts"},
         ),
     log:
         "<run_logs>/plot_finetuning/{variant}.log",

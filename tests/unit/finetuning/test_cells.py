@@ -11,7 +11,7 @@ from tests.unit.language.test_tasks import tiny
 
 WORLD = make_world(0, 0.1)
 TASKS = {task.name: task for task in own_tasks(WORLD, 0.3, 0, 40)}
-SAMPLING = Sampling(demonstrations=6, draws=3, queries=5, tuning_queries=4)
+SAMPLING = Sampling(demonstrations=6, draws=3, queries=5, tuning_queries=4, rate_draws=2)
 
 
 def cells(length=128, names=("work", "travel"), sampling=SAMPLING):
@@ -68,7 +68,7 @@ def test_what_is_drawn_does_not_depend_on_the_model_or_on_other_tasks():
 
 
 def test_as_many_queries_as_the_smallest_pool_has():
-    drawn = cells(sampling=Sampling(6, 2, 1000, 4))
+    drawn = cells(sampling=Sampling(6, 2, 1000, 4, 1))
     assert drawn.queries.tokens.shape[1] == 40
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from activation_descent.finetuning.significance import CONTRASTS
 from activation_descent.inference import bootstrap_means, mean_over_tasks
 from activation_descent.plotting import SERIES, curve, panels
 
@@ -235,6 +236,7 @@ def draw_inside(name: str, inside: pd.DataFrame) -> "Figure":
             ("orders", "order_correlation"): "margins over orders",
             ("all", "error_excess"): "values and error signals",
             ("label", "error_excess"): "the same, loss of labels",
+            ("all_contrast", "error_excess"): "the same, change by wrong labels",
         },
         "In context and fine-tuned,\ncorrelation of",
         "correlation (above permuted, for error signals)",
@@ -249,6 +251,7 @@ def draw_inside(name: str, inside: pd.DataFrame) -> "Figure":
             ("another_task", "line_share"): "along that of another task",
             ("gaussian", "line_share"): "along a random direction",
             ("demonstrations", "oracle_alignment"): "cosine of gradient and best",
+            ("ceiling", "oracle_alignment"): "the same where the gradient was best",
         },
         "Share of the in-context change that\na change of keys and values reaches",
         "share; cosine",
@@ -262,6 +265,70 @@ def _listed(axes: "Axes", table: pd.DataFrame, rows: Mapping[tuple[str, str], st
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [*reversed(rows.values())])
     axes.set(title=title, xlabel=xlabel)
+
+
+def draw_pairs(name: str, audit: pd.DataFrame) -> "Figure":
+    """How alike any two changes are that improve as much, whatever made them."""
+    labels = {
+        "in_context": "in context",
+        "fine_tuned": "keys and values",
+        "C3_query_output": "queries, output",
+        "C3_mlp_in": "MLP, first layer",
+        "C3_mlp_out": "MLP, second layer",
+        "C3_biases_norms": "biases, norms",
+        "C3_prefix": "soft prompt",
+        "C2": "evolved",
+    }
+    rows = audit[audit["metric"] == "pair_similarity"]
+    means = rows.groupby(["task", "control", "reference"])["value"].mean().groupby(["control", "reference"]).mean()
+    matrix = np.full((len(labels), len(labels)), np.nan)
+    for (first, second), value in means.items():
+        places = sorted((list(labels).index(first), list(labels).index(second)))
+        matrix[places[1], places[0]] = value
+    figure, axes = panels(
+        f"Changes in {name} that improve as much, by any means: how alike are they?",
+        1,
+        1,
+        (7.6, 6.2),
+        "Cosine of the attention outputs' changes at the predicting token, mean over layers, queries, draws and tasks.\n"
+        "All but the first were trained to the loss of fine-tuning keys and values.",
+    )
+    image = axes[0][0].imshow(matrix[1:, :-1], cmap="cividis", vmin=0, vmax=1)
+    for row, column in np.argwhere(np.isfinite(matrix)):
+        value = matrix[row, column]
+        axes[0][0].text(column, row - 1, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.5 else "black")
+    axes[0][0].set_xticks(range(len(labels) - 1), [*labels.values()][:-1], rotation=40, ha="right")
+    axes[0][0].set_yticks(range(len(labels) - 1), [*labels.values()][1:])
+    axes[0][0].grid(visible=False)
+    figure.colorbar(image, ax=axes[0][0], label="cosine", shrink=0.8)
+    return figure
+
+
+def draw_contrasts(name: str, statistics: pd.DataFrame, significance: pd.DataFrame) -> "Figure":
+    """Each contrast with its interval, and what would not have been missed."""
+    shown = {control: label for control, label in CONTRASTS.items() if control in set(significance["control"])}
+    figure, axes = panels(
+        f"Contrasts of the audit of {name}, and the effects that it would have found",
+        1,
+        1,
+        (9.5, 0.3 * len(shown) + 2.0),
+        "Bars: mean over tasks and draws with a 95 % interval that resamples both; dots: tasks. Grey: means that a paired t-test misses\n"
+        "in one of five runs or more. Filled: different from zero, sign-flip test, corrected for all contrasts (Holm, .05).",
+    )
+    panel = axes[0][0]
+    wide = significance[significance["layer"].isna()].pivot_table("value", "control", "metric")
+    for place, control in enumerate(reversed(shown)):
+        missed = wide.loc[control, "detectable_effect"]
+        panel.barh(place, 2 * missed, left=-missed, height=0.8, color="0.88", zorder=0)
+        rows = statistics[statistics["metric"] == control]
+        _bar(panel, rows, place, SERIES[0][0])
+        is_found = wide.loc[control, "p_holm"] < 0.05
+        mean = mean_over_tasks(rows.rename(columns={"seed": "draw"})[["task", "draw", "value"]])
+        panel.plot([mean], [place], "o", color=SERIES[0][0], markersize=6, markerfacecolor=SERIES[0][0] if is_found else "white")
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(len(shown)), [*reversed(shown.values())])
+    panel.set(xlabel="difference", ylim=(-0.7, len(shown) - 0.3))
+    return figure
 
 
 def draw_sizes(statistics: pd.DataFrame, parameters: Mapping[str, float]) -> "Figure":

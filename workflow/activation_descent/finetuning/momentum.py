@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from activation_descent import checkpointing
+from activation_descent.finetuning import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.network import Heads, forward, rotary_tables, softmax_attention
@@ -38,7 +39,6 @@ from activation_descent.language.pretraining import Job, Pretraining
 from activation_descent.language.world import World
 from activation_descent.seeding import generator
 
-STUDY = "finetuning"
 EXPERIMENT = "momentum"
 FIRST_RATE = 0.1  # eta before training
 TAPS = 3
