@@ -197,7 +197,11 @@ ATTENTIONS = FINETUNING["momentum"]["attentions"]
 
 def finetuning_figures():
     """Figures of the study."""
-    audited = collect("<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "pairs", "inside", "contrasts"])
+    audited = collect(
+        "<run>/finetuning/figures/{name}_{figure}.svg",
+        name=AUDITED,
+        figure=["controls", "answers", "layers", "pairs", "inside", "contrasts"],
+    )
     return [*audited, *collect("<run>/finetuning/figures/{name}.svg", name=["sizes", "momentum"])]
 
 

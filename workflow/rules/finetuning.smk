@@ -20,6 +20,7 @@ rule probe_finetuning:
         sampling=config["finetuning"]["sampling"],
         effort=config["finetuning"]["effort"],
         controls=lambda wildcards: wildcards.variant in AUDITED,
+        runs=subpath(output[0], ancestor=3),
     message:
         "Fine-tune a language model on its demonstrations, with controls: {wildcards.variant}"
     script:
@@ -48,6 +49,7 @@ rule probe_finetuning_inside:
         sampling=config["finetuning"]["sampling"],
         rates=config["finetuning"]["effort"]["rates"],
         inside=config["finetuning"]["inside"],
+        runs=subpath(output[0], ancestor=3),
     message:
         "Look inside the in-context learning of a language model: {wildcards.variant}"
     script:

@@ -61,8 +61,9 @@ def significance_records(
     row = {"study": STUDY, "experiment": EXPERIMENT, "variant": variant}
     found: dict[str, dict[str, float]] = {}
     for name in CONTRASTS:
-        if name in statistics and len(statistics[name]) > 1:
-            units = statistics[name].rename("value").reset_index().rename(columns={"seed": "draw"})
+        known = statistics.get(name, pd.Series(dtype=float)).replace([np.inf, -np.inf], np.nan).dropna()
+        if len(known) > 1:
+            units = known.rename("value").reset_index().rename(columns={"seed": "draw"})
             margin = MAP_MARGIN if name.startswith("attention") else MARGIN
             found[name] = {
                 "p_value": sign_flip_p(units, rng),
@@ -84,7 +85,10 @@ def _layers(audit: pd.DataFrame, rng: np.random.Generator) -> "pd.Series[float]"
     own = (
         (audit["control"] == "fine_tuned") & (audit["metric"] == "raw") & (audit["position"] == "query") & audit["layer"].notna()
     )
-    return max_t(audit[own].rename(columns={"seed": "draw"})[["task", "draw", "layer", "value"]], "layer", rng)
+    units = audit[own].rename(columns={"seed": "draw"})[["task", "draw", "layer", "value"]]
+    counts = units.groupby("layer")["value"].count()
+    complete = counts.index[counts == counts.max()]  # a layer that does not move has no direction
+    return max_t(units[units["layer"].isin(complete)], "layer", rng)
 
 
 def _recovery(audit: pd.DataFrame) -> dict[str, float]:
