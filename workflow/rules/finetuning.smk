@@ -252,3 +252,28 @@ rule plot_finetuning_momentum:
         "Draw kinds of attention and the positive control"
     script:
         "../scripts/plot_finetuning_momentum.py"
+
+
+rule benchmark_finetuning:
+    input:
+        models=[f"<run>/language/embedded/{EMBEDDED[name]}/model" for name in AUDITED if name in EMBEDDED],
+    output:
+        "<results>/benchmark/finetuning.csv",
+    log:
+        "<logs>/benchmark/finetuning.log",
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("benchmark_finetuning"),
+        seed=config["seed"],
+        models={name: MODELS[name] for name in AUDITED if name in EMBEDDED},
+        tasks={name: FINE_TUNED[name]["tasks"] for name in AUDITED},
+        noise=config["language"]["corpus"]["mixture"]["noise"],
+        pool_size=config["language"]["evaluation"]["pool_size"],
+        sampling=config["finetuning"]["sampling"],
+        effort=config["finetuning"]["effort"],
+    message:
+        "Time the comparison with fine-tuning and its controls"
+    script:
+        "../scripts/benchmark_finetuning.py"

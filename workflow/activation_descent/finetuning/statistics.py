@@ -35,10 +35,10 @@ def units(records: pd.DataFrame, control: str, metric: str, position: str | None
     return rows.set_index(UNIT)["value"].sort_index()
 
 
-def best(records: pd.DataFrame, starts: Sequence[str], metric: str) -> tuple[str, Units]:
+def best(records: pd.DataFrame, starts: Sequence[str], metric: str, position: str | None = "query") -> tuple[str, Units]:
     """The control with the largest mean, among those whose name begins with one of `starts`, and its numbers."""
     names = sorted({name for name in records["control"].unique() if name.startswith(tuple(starts))})
-    found = {name: units(records, name, metric) for name in names}
+    found = {name: units(records, name, metric, position) for name in names}
     found = {name: numbers for name, numbers in found.items() if len(numbers)}
     name = max(found, key=lambda name: found[name].mean())
     return name, found[name]
@@ -62,7 +62,6 @@ def protocol_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "fine_tuning_gain": accuracies["fine_tuned"] - accuracies["zero_shot"],
         # As published, and what that hides
         "recovered": of("fine_tuned", "recovered", None),
-        "error_consistency": of("fine_tuned", "error_consistency", None),
         "logit_agreement": of("fine_tuned", "logit_agreement", None),
         "recovered_over_chance": of("fine_tuned", "recovered", None) - of("fine_tuned", "recovered_by_chance", None),
         "published_similarity": of("fine_tuned", "normalised", "dai"),
@@ -91,7 +90,6 @@ def audit_statistics(records: pd.DataFrame) -> dict[str, Units]:
         return units(records, control, metric, position)
 
     raw, ascent = of("fine_tuned", "raw"), of("C10_ascent", "raw")
-    before = of("fine_tuned", "attention_before_variation")
     in_context_ceiling, fine_tuned_ceiling = of("ceiling_in_context", "raw"), of("ceiling_fine_tuned", "raw")
     others = of("C7", "raw")
     return {
@@ -117,13 +115,10 @@ def audit_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "label_margin": of("label_contrast", "label_margin", None),
         "in_context_ceiling": in_context_ceiling,
         "fine_tuned_ceiling": fine_tuned_ceiling,
-        # Of attention maps, what fine-tuning brings nearer of all that noise leaves
-        "attention_variation_share": (before - of("fine_tuned", "attention_after_variation"))
-        / (before - of("ceiling_in_context", "attention_after_variation")),
-        "error_consistency_below_ceiling": of("ceiling_in_context", "error_consistency", None)
-        - of("fine_tuned", "error_consistency", None),
         "logit_agreement_below_ceiling": of("ceiling_in_context", "logit_agreement", None)
         - of("fine_tuned", "logit_agreement", None),
+        "logit_agreement_over_others": of("fine_tuned", "logit_agreement", None)
+        - best(records, ["C2", PARAMETERS], "logit_agreement", None)[1],
         "corrected_similarity": others.combine(
             pd.concat([in_context_ceiling, fine_tuned_ceiling], axis=1).apply(tuple, axis=1),
             lambda cross, ceilings: float(disattenuated(cross, *ceilings)),
@@ -178,10 +173,11 @@ def inside_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "dose_mass_r_squared": of("dose", "dose_mass_r_squared"),
         "dose_direction": of("dose", "dose_direction"),
         "overlap_below_reordered": of("reordered_in_context", "token_overlap") - of("fine_tuned", "token_overlap"),
-        "influence_share": of("influence", "influence_correlation") / of("influence", "influence_reliability"),
+        "influence_over_half": of("influence", "influence_correlation") - 0.5 * of("influence", "influence_reliability"),
         "order_correlation": of("orders", "order_correlation"),
-        "order_sensitivity_ratio": of("in_context", "order_sensitivity_normalised")
-        / of("fine_tuned", "order_sensitivity_normalised"),
+        "order_sensitivity_log_ratio": np.log(
+            of("in_context", "order_sensitivity_normalised") / of("fine_tuned", "order_sensitivity_normalised")
+        ),
         "oracle_share": of("oracle", "oracle_share"),
         "oracle_ceiling": of("ceiling", "oracle_alignment"),
         "gradient_line_share": of("demonstrations", "line_share"),

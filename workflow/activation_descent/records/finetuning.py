@@ -127,9 +127,10 @@ METRICS = {
         }.items()
     },
     "over_other_pairs": Metric("1", "pair_similarity of ICL and FT minus the mean of all other pairs"),
-    "attention_variation_share": Metric("1", "attention_variation_gain / the gain of ICL on other demonstrations", finite=False),
-    "error_consistency_below_ceiling": Metric("1", "error_consistency of ICL on other demonstrations minus that of FT"),
     "logit_agreement_below_ceiling": Metric("1", "logit_agreement of ICL on other demonstrations minus that of FT"),
+    "logit_agreement_over_others": Metric(
+        "1", "logit_agreement of FT minus that of the best other change to the same loss (C2, C3)"
+    ),
     "best_over_published_step": Metric("1", "raw of the best other way to fine-tune, at the same loss, minus raw of FT"),
     "evolution_alignment": Metric("1", "|gradient_alignment| of evolved changes"),
     "evolution_reached": Metric("1", "target_reached of evolved changes"),
@@ -173,8 +174,8 @@ METRICS = {
     "p_recovery": Metric("1", "Fisher's exact test of the same"),
     "recovered_low": Metric("1", "lower end of Wilson's 95 % interval of pooled Rec2FTP"),
     "recovered_high": Metric("1", "upper end of the same"),
-    "influence_share": Metric("1", "influence_correlation / influence_reliability"),
-    "order_sensitivity_ratio": Metric("1", "order_sensitivity_normalised of ICL / of FT"),
+    "influence_over_half": Metric("1", "influence_correlation minus half of influence_reliability"),
+    "order_sensitivity_log_ratio": Metric("1", "log of order_sensitivity_normalised of ICL / that of FT"),
     "gradient_line_share": Metric("1", "line_share of the gradient on the demonstrations"),
     "gradient_alignment_over_wrong_labels": Metric("1", "oracle_alignment of the gradient minus that of the one on wrong labels"),
     "explicit_similarity": Metric("1", "raw of a layer by hand, one gradient step in context and Dai et al.'s FT"),
