@@ -26,7 +26,7 @@ def planned(output):
     [
         ("config", 31, 11, 2, 20, 2, 3, 3, 3, 1),
         ("smoke", 13, 3, 1, 14, 1, 2, 2, 2, 1),
-        ("paper", 35, 11, 2, 20, 2, 3, 6, 6, 6),
+        ("paper", 35, 11, 2, 20, 2, 3, 9, 9, 7),
     ],
 )
 def test_dry_run_of_every_configuration(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from activation_descent.errors import ModelError
 from activation_descent.finetuning.cells import Sampling, draw_cells
 from activation_descent.language.prompts import Speaker
 from activation_descent.language.tasks import own_tasks
@@ -58,6 +59,11 @@ def test_all_cells_show_what_fits_in_the_fullest_window():
     drawn = cells(40)
     assert [len(shown) for shown in drawn.shown] == [4] * 6
     assert [len(others) for others in drawn.others] == [4] * 6
+
+
+def test_a_window_that_holds_too_few_is_refused():
+    with pytest.raises(ModelError, match=r"2 demonstrations of the task (work|travel) fit in the 26 tokens"):
+        cells(26)
 
 
 def test_what_is_drawn_does_not_depend_on_the_model_or_on_other_tasks():

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from activation_descent.errors import ModelError
 from activation_descent.finetuning import STUDY
 from activation_descent.finetuning.controls import demonstration_rows
 from activation_descent.finetuning.copies import Sequences
@@ -23,6 +24,7 @@ from activation_descent.language.tasks import Example
 from activation_descent.seeding import generator
 
 Row = dict[str, Any]
+FEWEST = 3  # demonstrations of a cell: one whose influence is measured, and two fillers
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,11 @@ class Cells:
 
 
 def draw_cells(speakers: Sequence[Speaker], sampling: Sampling, root: int) -> Iterator[Cells]:
-    """Cells in groups of equally many classes. What is drawn does not depend on the model, but for what its window holds."""
+    """Cells in groups of equally many classes. What is drawn does not depend on the model, but for what its window holds.
+
+    Raises:
+        ModelError: if the window holds fewer than `FEWEST` demonstrations of a task.
+    """
     for classes in sorted({len(speaker.labels) for speaker in speakers}):
         group = [speaker for speaker in speakers if len(speaker.labels) == classes]
         yield _group([(speaker, draw) for speaker in group for draw in range(sampling.draws)], sampling, root)
@@ -137,7 +143,13 @@ def _group(pairs: Sequence[tuple[Speaker, int]], sampling: Sampling, root: int) 
     fits = []
     for examples in (shown, others):
         for speaker, cell, tokens, queries in zip(speakers, examples, own_labels(speakers, examples), asked, strict=True):
-            fits.append(speaker.prompt(cell, tokens, max(map(len, speaker.queries(queries)[0])) + 1).used)
+            used = speaker.prompt(cell, tokens, max(map(len, speaker.queries(queries)[0])) + 1).used
+            if used < FEWEST:
+                raise ModelError(
+                    f"finetuning: {used} demonstrations of the task {speaker.task.name} fit in the {model.context_length} tokens that "
+                    f"{model.name} reads, and {FEWEST} are needed; leave the task out of finetuning.models"
+                )
+            fits.append(used)
     shown, others = ([cell[: min(fits)] for cell in part] for part in (shown, others))
     labels = torch.tensor([speaker.labels for speaker in speakers])
     rows = [
