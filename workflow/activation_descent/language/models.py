@@ -34,6 +34,7 @@ class Family:
         attention: path from a block to its attention.
         projections: paths from the attention to query, key and value; one path alone if they are fused.
         output: path from the attention to its output projection.
+        norm: path from a block to the normalisation that the attention reads, where the family normalises first.
         fused: "columns" (GPT-2: [query | key | value] along the outputs) or "heads" (NeoX: query, key, value head by head).
     """
 
@@ -41,16 +42,17 @@ class Family:
     attention: str
     projections: tuple[str, ...]
     output: str
+    norm: str
     fused: str = ""
 
 
 FAMILIES = {
-    "gpt2": Family("transformer.h", "attn", ("c_attn",), "c_proj", "columns"),
-    "gpt_neo": Family("transformer.h", "attn.attention", ("q_proj", "k_proj", "v_proj"), "out_proj"),
-    "gpt_neox": Family("gpt_neox.layers", "attention", ("query_key_value",), "dense", "heads"),
-    "opt": Family("model.decoder.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj"),
-    "llama": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj"),
-    "xglm": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj"),
+    "gpt2": Family("transformer.h", "attn", ("c_attn",), "c_proj", "ln_1", "columns"),
+    "gpt_neo": Family("transformer.h", "attn.attention", ("q_proj", "k_proj", "v_proj"), "out_proj", "ln_1"),
+    "gpt_neox": Family("gpt_neox.layers", "attention", ("query_key_value",), "dense", "input_layernorm", "heads"),
+    "opt": Family("model.decoder.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj", "self_attn_layer_norm"),
+    "llama": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj", "input_layernorm"),
+    "xglm": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj", "self_attn_layer_norm"),
 }
 
 
@@ -287,6 +289,16 @@ class LanguageModel:
         if transposed:
             return Projection(module, outputs.view(3, -1)[place], True)
         return Projection(module, outputs.view(self.heads, 3, -1)[:, place].flatten(), False)
+
+    def output_weight(self, layer: int) -> Float[Tensor, "head_feature feature"]:
+        """W_O of a layer as (input, output): the heads' outputs side by side, times it, are what the attention adds but for a bias."""
+        module = _follow(self._attention(layer), self.layout.output)
+        return module.weight if self.layout.fused == "columns" else module.weight.T
+
+    @property
+    def width_of_head(self) -> int:
+        """Features of a head's queries."""
+        return len(self.projection(0, "query").rows) // self.heads
 
     def _attention(self, layer: int) -> nn.Module:
         return _follow(self.blocks[layer], self.layout.attention)
