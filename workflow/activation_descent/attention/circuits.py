@@ -118,7 +118,9 @@ def _configured_heads(config: Path) -> int:
         settings = json.loads(config.read_text(encoding="utf-8"))
         return int(settings.get("n_head") or settings["num_attention_heads"])
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"checkpoint {config.parent}: neither 'heads' nor {config.name} says how many heads a layer has") from error
+        raise ModelError(
+            f"checkpoint {config.parent}: neither 'heads' nor {config.name} says how many heads a layer has"
+        ) from error
 
 
 def _of_layers(path: Path, layers: list[tuple[Tensor, Tensor, Tensor | None]], heads: int) -> Circuits:

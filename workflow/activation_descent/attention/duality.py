@@ -29,7 +29,7 @@ EXPERIMENT = VARIANT = "duality"
 CLASSES = 10
 
 Row = dict[str, Any]
-Weights = tuple[Float[Tensor, "hidden pixel"], Float[Tensor, "class hidden"]]  # biases are their last columns
+Weights = tuple[Float[Tensor, "hidden pixel"], Float[Tensor, "class hidden_and_one"]]  # biases are their last columns
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def attention_to_examples(
 
 
 def contributions(
-    training: Training, x: Float[Tensor, "query hidden"], outputs: Int[Tensor, " query"], number: int
+    training: Training, x: Float[Tensor, "query hidden_and_one"], outputs: Int[Tensor, " query"], number: int
 ) -> Float[Tensor, "query example"]:
     """What each training digit adds to one output of the last layer for each input: attention times error signal."""
     layer = training.layers[1]

@@ -135,7 +135,9 @@ def random_bases(circuits: Circuits, rng: np.random.Generator) -> Circuits:
     )
 
 
-def null_maxima(circuits: Circuits, draws: int, rng: np.random.Generator) -> tuple[Float[np.ndarray, " draw"], Float[np.ndarray, " draw"]]:
+def null_maxima(
+    circuits: Circuits, draws: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, " draw"], Float[np.ndarray, " draw"]]:
     """The largest score and the largest |t| over all heads, in each of `draws` random bases."""
     scores, ties = [], []
     for _ in range(draws):

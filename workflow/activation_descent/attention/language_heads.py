@@ -115,14 +115,18 @@ def heads_on(model: LanguageModel, prompts: Prompts) -> Iterator[tuple[int, int,
             cotangent = torch.zeros_like(pulled)
             cotangent[:, head] = pulled[:, head]
             (energy,) = torch.autograd.grad(call.query, seen["input", layer], cotangent, retain_graph=True)
-            yield layer + 1, head + 1, Head(
-                call.logits[:, head].detach(),
-                visible,
-                call.scale * call.key[:, head].detach().square().sum(-1) / 2,
-                call.value[:, head].detach() @ output[head],
-                seen["state", layer].detach().reshape(shape),
-                energy.reshape(shape),
-                -slopes[layer].reshape(shape),
+            yield (
+                layer + 1,
+                head + 1,
+                Head(
+                    call.logits[:, head].detach(),
+                    visible,
+                    call.scale * call.key[:, head].detach().square().sum(-1) / 2,
+                    call.value[:, head].detach() @ output[head],
+                    seen["state", layer].detach().reshape(shape),
+                    energy.reshape(shape),
+                    -slopes[layer].reshape(shape),
+                ),
             )
 
 
@@ -165,7 +169,9 @@ def reading_records(speakers: Sequence[Speaker], scan: Scan, root: int, variant:
 # Weights
 
 
-def scan_records(circuits: Circuits, bases: int, rng: np.random.Generator, variant: str, control: str, seed: int = 0) -> Iterator[Row]:
+def scan_records(
+    circuits: Circuits, bases: int, rng: np.random.Generator, variant: str, control: str, seed: int = 0
+) -> Iterator[Row]:
     """The score of every head with its parts, the Hopfield tie, and both held against their nulls.
 
     Args:

@@ -5,15 +5,19 @@ empty second half of the query. One optimiser moves all networks; each sees its 
 the same seed have in common.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activation_descent import checkpointing
 from activation_descent.attention.duality import STUDY
 from activation_descent.attention.mixtures import Mixture, Sequences, autoregressive, regression
 from activation_descent.errors import DivergedError
@@ -134,59 +138,57 @@ def draw_batch(settings: Layers, mixture: Mixture, attention: str, networks: lis
     return Sequences(*(torch.stack(part) for part in zip(*map(mixed, networks), strict=True)))
 
 
-def train(
-    settings: Layers,
-    mixture: Mixture,
-    attention: str,
-    root: int,
-    report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
-) -> Trained:
-    """Train all networks of one kind of attention on 1/2 |answer - target|^2, and keep the best starts of each.
+class Job:
+    """All networks of one kind of attention, and one optimiser for them."""
 
-    Args:
-        report: called after each block with the step and, for each share, the mean loss since the last block.
+    def __init__(self, settings: Layers, mixture: Mixture, attention: str, root: int):
+        self.settings, self.mixture, self.attention, self.root = settings, mixture, attention, root
+        self.networks = networks_of(settings)
+        self.initial = initial_weights(settings, mixture, attention, self.networks, root)
+        self.weights = self.initial.clone()
+        self.moments = {
+            "first": torch.zeros_like(self.weights),
+            "second": torch.zeros_like(self.weights),
+            "count": torch.zeros(()),
+        }
 
-    Raises:
-        DivergedError: if a loss is no longer finite.
-    """
-    networks = networks_of(settings)
-    initial = initial_weights(settings, mixture, attention, networks, root)
-    weights = initial.clone().requires_grad_()
-    first, second, count = torch.zeros_like(initial), torch.zeros_like(initial), torch.zeros(())
-    total, since = torch.zeros(len(networks), dtype=torch.float64), 0
-    for step in range(settings.steps):
-        batch = draw_batch(settings, mixture, attention, networks, root, step)
-        answers = update(weights, attention, batch)[..., mixture.width :]
-        losses = 0.5 * (answers - batch.target).square().sum(-1).mean(-1)
-        (gradient,) = torch.autograd.grad(losses.sum(), weights)
-        total, since = total + losses.detach(), since + 1
-        _adam(settings, weights, gradient, (first, second, count), step)
-        if (step + 1) % settings.block == 0 or step + 1 == settings.steps:
-            means = total / since
-            if not torch.isfinite(means).all():
-                raise DivergedError(
-                    f"training of {attention} layers diverged before step {step + 1}; lower attention.layers.learning_rate or clip_norm"
-                )
-            report(step + 1, _named(networks, means))
-            total, since = torch.zeros_like(total), 0
-    return _best(settings, networks, weights.detach(), initial, means)
+    def advance(self, steps: range) -> Float[Tensor, " network"]:
+        """Train through `steps`; returns each network's mean loss.
 
+        Raises:
+            DivergedError: if a mean is not finite.
+        """
+        total = torch.zeros(len(self.networks), dtype=torch.float64)
+        for step in steps:
+            batch = draw_batch(self.settings, self.mixture, self.attention, self.networks, self.root, step)
+            weights = self.weights.detach().requires_grad_()
+            answers = update(weights, self.attention, batch)[..., self.mixture.width :]
+            losses = 0.5 * (answers - batch.target).square().sum(-1).mean(-1)
+            (gradient,) = torch.autograd.grad(losses.sum(), weights)
+            self._adam(clip_by_global_norm(gradient.flatten(1), self.settings.clip_norm).view_as(gradient), step)
+            total += losses.detach()
+        means = total / len(steps)
+        if not torch.isfinite(means).all():
+            raise DivergedError(
+                f"training of {self.attention} layers diverged before step {steps.stop}; lower attention.layers.learning_rate or "
+                "clip_norm"
+            )
+        return means
 
-def _adam(settings: Layers, weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor, Tensor], step: int) -> None:
-    from torch.optim.adam import adam
+    def _adam(self, gradient: Weights, step: int) -> None:
+        """By the library's function, which works on each number alone: one call for all networks."""
+        from torch.optim.adam import adam
 
-    decaying = settings.decay_share * settings.steps
-    rate = settings.learning_rate * min(1.0, (settings.steps - step) / decaying if decaying else 1.0)
-    clipped = clip_by_global_norm(gradient.flatten(1), settings.clip_norm).view_as(gradient)
-    first, second, count = moments
-    with torch.no_grad():
+        settings = self.settings
+        decaying = settings.decay_share * settings.steps
+        rate = settings.learning_rate * min(1.0, (settings.steps - step) / decaying if decaying else 1.0)
         adam(
-            [weights],
-            [clipped],
-            [first],
-            [second],
+            [self.weights],
+            [gradient],
+            [self.moments["first"]],
+            [self.moments["second"]],
             [],
-            [count],
+            [self.moments["count"]],
             fused=True,
             amsgrad=False,
             beta1=0.9,
@@ -198,6 +200,43 @@ def _adam(settings: Layers, weights: Tensor, gradient: Tensor, moments: tuple[Te
         )
 
 
+def train(
+    settings: Layers,
+    mixture: Mixture,
+    attention: str,
+    root: int,
+    checkpoint: Path | None = None,
+    code: str = "",
+    report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+) -> Trained:
+    """Train all networks of one kind of attention on 1/2 |answer - target|^2, and keep the best starts of each.
+
+    Args:
+        checkpoint, code: as in `regression.training.train`.
+        report: called after each block with the step and the mean loss since the last block, for each share and kind.
+
+    Raises:
+        DivergedError: if a loss is no longer finite.
+        CheckpointError: if the checkpoint is damaged.
+    """
+    with checkpointing.alone(checkpoint):
+        job = Job(settings, mixture, attention, root)
+        ends = [*range(0, settings.steps, settings.block), settings.steps]
+        described = {"root": root, "attention": attention, "code": code, **asdict(settings), **asdict(mixture)}
+        identity = json.dumps(described, sort_keys=True)
+        losses = torch.full((len(ends) - 1, len(job.networks)), torch.nan, dtype=torch.float64)
+        state = {"weights": job.weights, "losses": losses, **job.moments}
+        done = checkpointing.restore(checkpoint, identity, state)
+        for block, (start, end) in enumerate(pairwise(ends)):
+            if block >= done:
+                losses[block] = job.advance(range(start, end))
+                checkpointing.save(checkpoint, identity, state, block + 1)
+            report(end, _named(job.networks, losses[block]))
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+    return _best(settings, job, losses[-1])
+
+
 def _named(networks: list[Network], means: Float[Tensor, " network"]) -> dict[str, float]:
     named: dict[str, list[float]] = {}
     for network, mean in zip(networks, means.tolist(), strict=True):
@@ -205,16 +244,16 @@ def _named(networks: list[Network], means: Float[Tensor, " network"]) -> dict[st
     return {name: float(np.mean(values)) for name, values in named.items()}
 
 
-def _best(settings: Layers, networks: list[Network], weights: Weights, initial: Weights, losses: Tensor) -> Trained:
+def _best(settings: Layers, job: Job, losses: Float[Tensor, " network"]) -> Trained:
     """The starts with the lowest training loss of each network, numbered as seeds."""
-    kept, renamed = [], []
-    for place, seed in _kept(settings, networks, losses.tolist()):
-        kept.append(place)
-        renamed.append(Network(networks[place].share, networks[place].others, seed))
-    return Trained(renamed, weights[kept].double(), initial[kept].double())
+    kept = [*_kept(settings, job.networks, losses.tolist())]
+    networks = [replace(job.networks[place], start=seed) for place, seed in kept]
+    places = [place for place, _ in kept]
+    return Trained(networks, job.weights[places].double(), job.initial[places].double())
 
 
 def _kept(settings: Layers, networks: list[Network], losses: list[float]) -> Iterator[tuple[int, int]]:
+    """Place and seed of each network that is kept."""
     for share, kind in dict.fromkeys((network.share, network.others) for network in networks):
         own = [place for place, network in enumerate(networks) if (network.share, network.others) == (share, kind)]
         best = sorted(sorted(own, key=lambda place: losses[place])[: settings.seeds])

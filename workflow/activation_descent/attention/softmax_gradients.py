@@ -158,7 +158,8 @@ def remainder_order(memory: Memory) -> float:
 
 def local_least_squares(memory: Memory, random: torch.Generator) -> tuple[float, float]:
     """Attention is the Newton step from any f on J(f) = sum_i w_i |v_i - f|^2 with w_i = exp(s_i), the step with the rate
-    1 / (2 sum_i w_i), and the unit step from f = 0 on 1/2 sum_i a_i |v_i - f|^2; w_i is a Gaussian of |q - k_i| times exp(|k_i|^2 / 2 sqrt(d)).
+    1 / (2 sum_i w_i), and the unit step from f = 0 on 1/2 sum_i a_i |v_i - f|^2; w_i is a Gaussian of |q - k_i| times
+    exp(|k_i|^2 / 2 sqrt(d)).
 
     Counterexample: the residual stream adds attention to the state f = x, where the step on J from x would take its place.
     """
@@ -207,9 +208,7 @@ def richardson(
 # (iii)
 
 
-def hopfield_energy(
-    state: Float[Tensor, " width"], patterns: Float[Tensor, "pattern width"], beta: float
-) -> Float[Tensor, ""]:
+def hopfield_energy(state: Float[Tensor, " width"], patterns: Float[Tensor, "pattern width"], beta: float) -> Float[Tensor, ""]:
     """E(xi) = -1/beta log sum_i exp(beta x_i . xi) + 1/2 |xi|^2."""
     return -(beta * patterns @ state).logsumexp(0) / beta + 0.5 * state.square().sum()
 
@@ -234,9 +233,7 @@ def hopfield(memory: Memory, random: torch.Generator) -> tuple[float, float]:
     gradient = grad(lse)(q)
     weights = (k @ a.mT @ q * beta).softmax(0)
     tied, own = weights @ (k @ (1.7 * a).mT), weights @ (k @ _normal(random, d, d).mT)
-    identity = max(
-        gap(retrieved, attend(k, k, q)), gap(read, attend(k, k @ readout.mT, q)), gap(1.7 / beta * gradient, tied)
-    )
+    identity = max(gap(retrieved, attend(k, k, q)), gap(read, attend(k, k @ readout.mT, q)), gap(1.7 / beta * gradient, tied))
     best = (own @ gradient) / (gradient @ gradient)
     return identity, gap(best * gradient, own)
 
@@ -329,7 +326,9 @@ def identity_records(settings: Identities, root: int) -> Iterator[Row]:
             for number in range(settings.problems)
         ]
         for name, check in STATEMENTS.items():
-            random = torch.Generator().manual_seed(int(generator(root, STUDY, EXPERIMENT, name, "evaluate", seed).integers(2**63)))
+            random = torch.Generator().manual_seed(
+                int(generator(root, STUDY, EXPERIMENT, name, "evaluate", seed).integers(2**63))
+            )
             identities, counterexamples = zip(*(check(memory, random) for memory in memories), strict=True)
             numbers = {"identity_gap": max(identities), "counterexample_gap": float(np.median(counterexamples))}
             if name == "linear_objective":

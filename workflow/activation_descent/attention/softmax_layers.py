@@ -33,7 +33,7 @@ def heads_of(heads: Layer, tasks: Tasks) -> list[Head]:
         scores = (query @ a) @ context.mT / root
         weights = scores.softmax(-1)
         # Keys e W_K and queries e W_Q are not unique; halves of |q - k|^2 are those of the balanced factors of A
-        left, singular, right = torch.linalg.svd(a)
+        _, singular, right = torch.linalg.svd(a)
         keys = context @ right.mT * singular.sqrt()
         found.append(
             Head(

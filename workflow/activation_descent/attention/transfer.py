@@ -123,7 +123,7 @@ def _bases(settings: Layers, attention: str, network: Network) -> Iterator[Row]:
 
 
 def unit_step(sequences: Sequences) -> Float[Tensor, "task width"]:
-    """What one gradient step of rate 1 from W = 0 on `1/2 sum_i |b_i - W a_i|^2` over the visible pairs answers: `sum_i b_i (a_i . a_q)`."""
+    """What one step of rate 1 from W = 0 on `1/2 sum_i |b_i - W a_i|^2` over the visible pairs answers: `sum_i b_i (a_i . a_q)`."""
     width = sequences.target.shape[-1]
     context, query = sequences.tokens[:, :-1], sequences.tokens[:, -1, :width]
     scores = (context[..., :width] @ query[..., None])[..., 0] * sequences.visible
