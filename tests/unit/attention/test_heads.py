@@ -103,7 +103,8 @@ def test_the_construction_scores_one_in_any_basis(width, rank):
 )
 def test_each_part_of_the_construction_is_needed(spoil):
     c = heads.hand_made(np.random.default_rng(0), 2, 32, 8)
-    assert heads.score(*heads.sides(spoil(c))).max() < 0.75
+    assert heads.score(*heads.sides(c)).min() > 1 - 1e-9
+    assert heads.score(*heads.sides(spoil(c))).max() < 0.92  # flatness looks at 90 % of the energy alone and moves least
 
 
 def test_the_tie_is_one_where_values_follow_the_energys_gradient():

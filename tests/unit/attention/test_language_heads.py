@@ -15,7 +15,7 @@ from activation_descent.language.tasks import own_tasks
 from activation_descent.language.world import make_tokenizer
 from tests.unit.language.test_models import CONFIGS, WORLD
 
-SCAN = Scan(bases=9, untrained=2, draws=2, prompts=3, demonstrations=4)
+SCAN = Scan(bases=9, level=0.05, untrained=2, draws=2, prompts=3, demonstrations=4)
 
 
 def model_of(family, vocabulary=50):

@@ -7,12 +7,12 @@ attention adds. A token that can see nothing but itself does not count.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from activation_descent.attention import heads
@@ -25,7 +25,7 @@ from activation_descent.language.models import LanguageModel
 from activation_descent.language.prompts import Speaker
 from activation_descent.seeding import generator
 
-SCAN, READINGS = "heads", "readings"
+SCAN, READINGS, CONTROLS = "heads", "readings", "controls"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Scan:
 
     Attributes:
         bases: draws of every null.
+        level: of significance, at which a head counts as above the null.
         untrained: networks that have learned nothing, of the same shape.
         draws: of prompts for each task; as many again to fit rates on.
         prompts: of a draw, each with its own demonstrations.
@@ -41,6 +42,7 @@ class Scan:
     """
 
     bases: int
+    level: float
     untrained: int
     draws: int
     prompts: int
@@ -211,3 +213,36 @@ def model_records(model: LanguageModel, scan: Scan, root: int, variant: str) -> 
     for seed in range(scan.untrained):
         circuits = circuits_of_model(untrained(model, stream("initialise", seed)))
         yield from scan_records(circuits, scan.bases, stream("untrained_null", seed), variant, "untrained", seed)
+
+
+def checkpoint_records(circuits: Circuits, scan: Scan, root: int, variant: str) -> Iterator[Row]:
+    """The scan of weights alone."""
+    return scan_records(circuits, scan.bases, generator(root, STUDY, SCAN, variant, "null"), variant, "trained")
+
+
+def control_records(
+    one_layer: Float[Tensor, "seed matrix width width"] | None, root: int, shape: tuple[int, int, int]
+) -> Iterator[Row]:
+    """Heads that must score high: by hand under random rotations, linear layers that were trained on regression, and tied values.
+
+    Args:
+        one_layer: the regression study's W_Q, W_K, W_V, W_P of each seed. Linear attention does not tell (M, B) from (-M, -B), so that the
+            sign is that of the construction's units, in which M is positive on average (von Oswald et al. 2022, A.3).
+        shape: heads, width and rank of those by hand.
+    """
+    made = heads.hand_made(generator(root, STUDY, SCAN, CONTROLS, "initialise"), *shape)
+    normal = torch.from_numpy(generator(root, STUDY, SCAN, CONTROLS, "tied").standard_normal(made.query.shape))
+    tied = replace(made, query=normal, value=1.7 * made.key, output=normal.mT)
+    found = {"by_hand_score": heads.score(*heads.sides(made)), "tied_tie": heads.hopfield_tie(tied)}
+    if one_layer is not None:
+        found["one_layer_score"] = heads.score(*heads.sides(linear_circuits(one_layer)))
+    for metric, values in found.items():
+        for seed, value in enumerate(values.tolist()):
+            yield {"study": STUDY, "experiment": SCAN, "variant": CONTROLS, "seed": seed, "metric": metric, "value": value}
+
+
+def linear_circuits(layers: Float[Tensor, "seed matrix width width"]) -> Circuits:
+    """One-head linear layers as heads, each with the sign of the construction's units."""
+    query, key, value, output = layers.double().unbind(1)
+    sign = (query * key).sum((1, 2)).sign()[:, None, None]
+    return Circuits(sign * query, key, sign * value, output, [1] * len(layers), [*range(1, len(layers) + 1)], "linear")

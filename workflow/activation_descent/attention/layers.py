@@ -7,10 +7,11 @@ the same seed have in common.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,11 @@ class Layers:
     init_scale: float
     block: int
     tasks: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Layers":
+        """From `attention.layers` of the configuration, whose lists become tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
 
 
 @dataclass(frozen=True)

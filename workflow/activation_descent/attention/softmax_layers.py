@@ -8,18 +8,20 @@ label's entry is ever read of a query, so updates are numbers; it is empty, so t
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from activation_descent.attention.duality import STUDY, Row
 from activation_descent.attention.readings import Head, Moments, scores_of, steps
 from activation_descent.regression.alignment import evaluation_tasks
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import Trained, Training
-from activation_descent.regression.transformer import Layer, products, unpack
+from activation_descent.regression.transformer import products, unpack
 
 EXPERIMENT = "readings"
 
 
-def heads_of(heads: Layer, tasks: Tasks) -> list[Head]:
+def heads_of(heads: Float[Tensor, "head matrix feature feature"], tasks: Tasks) -> list[Head]:
     """Each head at the query of each task, in the coordinates of the prediction (minus the label's entry).
 
     Args:
@@ -73,5 +75,5 @@ def reading_records(training: Training, root: int, variant: str, trained: Traine
         yield base | {"head": 0, "reading": "error", "metric": "reading_r_squared", "value": value}
 
 
-def _moments(update: torch.Tensor, predicted: dict[str, torch.Tensor]) -> Moments:
+def _moments(update: Tensor, predicted: dict[str, Tensor]) -> Moments:
     return Moments.of(update, predicted, torch.ones(update.shape[:2], dtype=torch.bool))

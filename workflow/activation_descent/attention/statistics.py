@@ -61,11 +61,11 @@ def head_statistics(records: pd.DataFrame, models: Sequence[str]) -> Iterator[Ro
 
     best_head_score; best_head_excess over the 95 % point of the largest score in random bases; crossed_excess over that of M with another
     head's B; untrained_score and untrained_excess, means over networks; best_tie_score, the largest |t|.
+
+    Args:
+        models: names in their order; checkpoints without a model have no untrained networks.
     """
     scan = records[records["experiment"] == "heads"]
-    for control in ("by_hand", "one_layer"):
-        own = scan[(scan["control"] == control) & (scan["metric"] == "head_score")]
-        yield from rows("controls", "heads", f"{control}_score", own.groupby("head")["value"].min())
     trained, untrained = (_best(scan[scan["control"] == control]) for control in ("trained", "untrained"))
     places = pd.Series(range(len(models)), index=list(models))
 
@@ -87,17 +87,15 @@ def _best(scan: pd.DataFrame) -> pd.DataFrame:
     return size.groupby(["variant", "seed", "metric"])["value"].max().unstack()
 
 
-def descending_heads(records: pd.DataFrame, level: float) -> pd.DataFrame:
-    """Heads whose score exceeds the null (adjusted p at most `level`), with the R^2 and the cosine of their updates against the model's own
-    errors, means over tasks and draws.
-
-    Returns:
-        Columns variant, layer, head, head_score, head_p, reading_r_squared, reading_cosine; a row for each such head.
-    """
+def above_null_statistics(records: pd.DataFrame, models: Sequence[str], level: float) -> Iterator[Row]:
+    """Heads whose score exceeds the null (head_p at most `level`): how many each model has; and for each of them, as a unit, what descent
+    on the model's own loss gives of its updates (mean over tasks and draws)."""
     index = ["variant", "layer", "head"]
-    trained = records[(records["experiment"] == "heads") & (records["control"] == "trained") & (records["head"] > 0)]
-    weights = trained[trained["metric"].isin(["head_score", "head_p"])].pivot_table(index=index, columns="metric", values="value")
-    read = records[(records["experiment"] == "readings") & (records["reading"] == "error")]
-    updates = read.pivot_table(index=index, columns="metric", values="value")
-    found = weights[weights["head_p"] <= level].join(updates, how="left")
-    return found.reset_index()
+    trained = records[(records["experiment"] == "heads") & (records["control"] == "trained") & (records["metric"] == "head_p")]
+    above = trained[trained["value"] <= level].set_index(index)
+    counts = above.groupby("variant").size().reindex(list(models), fill_value=0)
+    yield from rows(LANGUAGE_MODELS, "heads", "heads_above_null", counts.reset_index(drop=True))
+    read = records[(records["reading"] == "error") & (records["metric"] == "reading_r_squared")]
+    found = read.groupby(index)["value"].mean()
+    own = found[found.index.isin(above.index)]
+    yield from rows(LANGUAGE_MODELS, "heads", "above_null_error", own.reset_index(drop=True))
