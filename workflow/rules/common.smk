@@ -223,7 +223,9 @@ ATTENTIONS = FINETUNING["momentum"]["attentions"]
 
 def finetuning_figures():
     """Figures of the study."""
-    audited = collect("<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"])
+    audited = collect(
+        "<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"]
+    )
     return [*audited, *collect("<run>/finetuning/figures/{name}.svg", name=["sizes", "momentum"])]
 
 

@@ -5,7 +5,7 @@ queries are made of, rotation included; the loss is the model's own, of every ne
 attention adds. A token that can see nothing but itself does not count.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -21,11 +21,12 @@ from activation_descent.attention.duality import STUDY, Row
 from activation_descent.attention.readings import Head, Moments, add, steps
 from activation_descent.finetuning.attention import attention_calls
 from activation_descent.finetuning.controls import untrained
-from activation_descent.language.models import LanguageModel
+from activation_descent.language.models import LanguageModel, keep_input, keep_output
 from activation_descent.language.prompts import Speaker
 from activation_descent.seeding import generator
 
 SCAN, READINGS, CONTROLS = "heads", "readings", "controls"
+PRESCALED = ("opt",)  # families whose queries are divided by sqrt(d) before the call
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Prompts:
     lengths: Int[Tensor, " prompt"]
 
     @property
-    def asked(self) -> Bool[Tensor, "prompt token-1"]:
+    def asked(self) -> Bool[Tensor, "prompt asked"]:
         """Tokens that have a next one."""
         return torch.arange(self.tokens.shape[1] - 1) < self.lengths[:, None] - 1
 
@@ -87,20 +88,14 @@ def heads_on(model: LanguageModel, prompts: Prompts) -> Iterator[tuple[int, int,
         parameter.requires_grad_(True)
     with ExitStack() as hooks:
 
-        def watch(module: nn.Module, hook) -> None:
+        def watch(module: nn.Module, hook: Callable) -> None:
             hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-
-        def keep(name: str, layer: int, of_output: bool):
-            def hook(module: nn.Module, arguments: tuple, named: dict, output: Tensor) -> None:
-                seen[name, layer] = output if of_output else (arguments[0] if arguments else named["hidden_states"])
-
-            return hook
 
         for layer in range(model.layers):
             attention = model._attention(layer)
-            watch(model.blocks[layer], keep("state", layer, False))
-            watch(attention.get_submodule(model.layout.projections[0]), keep("input", layer, False))
-            watch(attention.get_submodule(model.layout.output), keep("added", layer, True))
+            watch(model.blocks[layer], keep_input(seen, ("state", layer)))
+            watch(attention.get_submodule(model.layout.projections[0]), keep_input(seen, ("input", layer)))
+            watch(attention.get_submodule(model.layout.output), keep_output(seen, ("added", layer)))
         with attention_calls(model) as calls:
             logits = model.logits(prompts.tokens)
     asked = prompts.asked
@@ -110,6 +105,7 @@ def heads_on(model: LanguageModel, prompts: Prompts) -> Iterator[tuple[int, int,
     shape = (*prompts.tokens.shape, -1)  # OPT projects flattened tokens in some versions of transformers
     for layer in range(model.layers):
         call = calls[layer]
+        scale = model.width_of_head**-0.5 if model.family in PRESCALED else call.scale
         output = model.output_weight(layer).detach().unflatten(0, (model.heads, -1))
         visible = (call.mask > -1)[:, 0]
         pulled = call.scale * call.weights.detach() @ call.key.detach()  # the gradient of log sum exp by the query
@@ -123,7 +119,7 @@ def heads_on(model: LanguageModel, prompts: Prompts) -> Iterator[tuple[int, int,
                 Head(
                     call.logits[:, head].detach(),
                     visible,
-                    call.scale * call.key[:, head].detach().square().sum(-1) / 2,
+                    scale * call.key[:, head].detach().square().sum(-1) / 2,
                     call.value[:, head].detach() @ output[head],
                     seen["state", layer].detach().reshape(shape),
                     energy.reshape(shape),

@@ -106,8 +106,7 @@ def _dynamics(rng: np.random.Generator, mixture: Mixture, number: int, length: i
 
 def _chain(rng: np.random.Generator, mixture: Mixture, number: int, length: int) -> Float[np.ndarray, "task time width"]:
     """States are vectors of the standard basis, other ones in every chain, as long as an input of regression."""
-    transitions = rng.standard_gamma(mixture.concentration, (number, mixture.symbols, mixture.symbols)) + 1e-12
-    cumulated = (transitions / transitions.sum(-1, keepdims=True)).cumsum(-1)
+    cumulated = rng.dirichlet(np.full(mixture.symbols, mixture.concentration), (number, mixture.symbols)).cumsum(-1)
     places = rng.random((number, mixture.width)).argsort(1)[:, : mixture.symbols]
     draws = rng.random((length, number))
     state = (draws[0] * mixture.symbols).astype(int)

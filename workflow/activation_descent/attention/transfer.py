@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_descent.attention.duality import STUDY, Row
-from activation_descent.attention.layers import EXPERIMENT, Layers, Network, Trained, Weights, update
+from activation_descent.attention.layers import EXPERIMENT, Layers, Network, Trained, update
 from activation_descent.attention.mixtures import Mixture, Sequences, autoregressive, regression
 from activation_descent.regression.alignment import Answer, align, answer_of_model, loss_of
 from activation_descent.regression.learners import gradient_descent_model, optimal_rate
@@ -153,16 +153,13 @@ def growing_records(settings: Layers, mixture: Mixture, attention: str, trained:
             losses = {"gradient_descent": _loss(descent, batch), "none": _loss(torch.zeros_like(descent), batch)}
             for place in own:
                 (base,) = _bases(settings, attention, trained.networks[place])
-                said = update(_one(trained.weights, place), attention, batch)[0, :, mixture.width :]
+                said = update(trained.weights[place][None], attention, batch)[0, :, mixture.width :]
                 row = base | {"context_length": seen}
                 for learner, loss in ({"transformer": _loss(said, batch)} | losses).items():
                     yield row | {"learner": learner, "metric": "growing_loss", "value": loss}
-                cosine = torch.cosine_similarity(said, descent, dim=-1).mean().item()
+                moved = descent.square().sum(-1) > 0  # a chain may ask for a state that it has not been in
+                cosine = torch.cosine_similarity(said[moved], descent[moved], dim=-1).mean().item()
                 yield row | {"learner": "transformer", "metric": "growing_cosine", "value": cosine}
-
-
-def _one(weights: Weights, place: int) -> Weights:
-    return weights[place : place + 1]
 
 
 def _loss(said: Float[Tensor, "task width"], batch: Sequences) -> float:

@@ -240,13 +240,13 @@ class LanguageModel:
 
             for layer in chosen:
                 block, attention = self.blocks[layer], self._attention(layer)
-                watch(block, _keep_input(seen, ("residual", layer)))
-                watch(_follow(attention, self.layout.output), _keep_output(seen, ("attention_output", layer)))
+                watch(block, keep_input(seen, ("residual", layer)))
+                watch(_follow(attention, self.layout.output), keep_output(seen, ("attention_output", layer)))
                 modules = [_follow(attention, path) for path in self.layout.projections]
-                watch(modules[0], _keep_input(seen, ("attention_input", layer)))
+                watch(modules[0], keep_input(seen, ("attention_input", layer)))
                 for place, module in enumerate(modules):
-                    watch(module, _keep_output(seen, ("projected", layer, place)))
-            watch(self.blocks[-1], _keep_output(seen, ("final",)))
+                    watch(module, keep_output(seen, ("projected", layer, place)))
+            watch(self.blocks[-1], keep_output(seen, ("final",)))
             logits = self.logits(tokens, prefix)
 
         shape = (*tokens.shape, -1)  # OPT projects flattened tokens in some versions of transformers
@@ -310,14 +310,18 @@ def _follow(module: Any, path: str) -> Any:
     return module
 
 
-def _keep_input(seen: dict, key: tuple) -> Callable:
+def keep_input(seen: dict, key: tuple) -> Callable:
+    """A forward hook that keeps what a module reads."""
+
     def hook(module: nn.Module, arguments: tuple, named: dict, output: Any) -> None:
         seen[key] = arguments[0] if arguments else named["hidden_states"]
 
     return hook
 
 
-def _keep_output(seen: dict, key: tuple) -> Callable:
+def keep_output(seen: dict, key: tuple) -> Callable:
+    """A forward hook that keeps what a module gives, gradients included."""
+
     def hook(module: nn.Module, arguments: tuple, named: dict, output: Any) -> None:
         seen[key] = output[0] if isinstance(output, tuple) else output
 
