@@ -2,7 +2,13 @@ import yaml
 
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
-from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_regression
+from activation_descent.settings import (
+    check_schema,
+    resolve_attention,
+    resolve_finetuning,
+    resolve_language,
+    resolve_regression,
+)
 
 
 def read_yaml(path):
@@ -39,6 +45,7 @@ def checked_settings():
         variants = resolve_regression(config["regression"])
         sizes = resolve_language(config["language"])
         finetuning = resolve_finetuning(config["finetuning"], config["language"])
+        attention = resolve_attention(config["attention"], variants, config["language"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -50,18 +57,37 @@ def checked_settings():
             "regression": [*compared, *SUBJECTS],
             "language": list(config["language"]["models"]),
             "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
+            "attention": [
+                *ATTENTION_SUBJECTS,
+                *config["attention"]["readings"]["variants"],
+                *config["attention"]["models"],
+                *[f"{name}_{others}" for name, layers in attention["layers"].items() for others in layers["others"]],
+            ],
         }
         check_claims(document["claims"], known)
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, sizes, finetuning, document["claims"]
+    return variants, sizes, finetuning, attention, document["claims"]
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
 SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
-VARIANTS, SIZES, FINETUNING, CLAIMS = checked_settings()
+# What the attention study has besides models and layers: the dual form, statements about softmax, controls, all models together
+ATTENTION_SUBJECTS = [
+    "duality",
+    "linear_objective",
+    "first_order",
+    "local_least_squares",
+    "hopfield",
+    "augmented_state",
+    "token_flow",
+    "implicit_update",
+    "controls",
+    "language_models",
+]
+VARIANTS, SIZES, FINETUNING, ATTENTION, CLAIMS = checked_settings()
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
@@ -225,5 +251,45 @@ def finetuning_costs():
         "plot_finetuning": AUDITED,
     }
     alone = ["probe_finetuning_explicit", "compare_finetuning_momentum", "plot_finetuning_sizes", "plot_finetuning_momentum"]
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+# Networks of the regression study that are read again, as far as it trains them; language models and files whose heads are scanned
+READ_LAYERS = [variant for variant in ATTENTION["readings"]["variants"] if variant in USED_VARIANTS]
+CONTROL_LAYER = [variant for variant in [ATTENTION["controls"]["one_layer"]] if variant in USED_VARIANTS]
+LAYERS = list(ATTENTION["layers"])
+SCANNED = {name: model for name, model in ATTENTION["models"].items() if model and name in MODELS}
+CHECKPOINTS = {name: checkpoint for name, checkpoint in ATTENTION["checkpoints"].items() if checkpoint}
+
+
+def attention_figures():
+    """Figures of the study."""
+    return collect("<run>/attention/figures/{name}.svg", name=["duality", "softmax", "layers", "heads"])
+
+
+def attention_records():
+    """All tables of records of the study, and which of them claims may read."""
+    layers = collect("<run>/attention/layers/{attention}.csv", attention=LAYERS)
+    heads = collect("<run>/attention/heads/{variant}.csv", variant=SCANNED)
+    checkpoints = collect("<run>/attention/checkpoints/{variant}.csv", variant=CHECKPOINTS)
+    judged = collect("<run>/attention/{table}.csv", table=["duality", "identities", "controls", "statistics"])
+    return ["<run>/attention/readings.csv", *layers, *heads, *checkpoints, *judged], judged
+
+
+def attention_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {
+        "train_attention_layers": LAYERS,
+        "probe_attention_heads": SCANNED,
+        "probe_attention_checkpoint": CHECKPOINTS,
+    }
+    alone = [
+        "probe_attention_duality",
+        "probe_attention_softmax",
+        "probe_attention_controls",
+        "compare_attention",
+        "plot_attention",
+    ]
     named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]

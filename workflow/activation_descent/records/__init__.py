@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.errors import RecordsError
-from activation_descent.records import benchmark, finetuning, language, regression
+from activation_descent.records import attention, benchmark, finetuning, language, regression
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
@@ -38,9 +38,12 @@ EXTRA_COLUMNS = {
     "control": "what stands in the place of fine-tuning or in-context learning (`finetuning.controls`), or what a number belongs to",
     "position": "query: the token that predicts the label; dai: the first label word after it, where Dai et al. recorded",
     "length": "tokens of a document",
+    "head": "of a layer, from 1; 0 for all of them together",
+    "reading": "the gradient step that a head's updates are held against (`attention.readings`)",
+    "share": "of the training sequences that are linear regression",
 }
 
-METRICS = {**regression.METRICS, **language.METRICS, **finetuning.METRICS, **benchmark.METRICS}
+METRICS = {**regression.METRICS, **language.METRICS, **finetuning.METRICS, **attention.METRICS, **benchmark.METRICS}
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
