@@ -6,6 +6,7 @@ those that reach it.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from activation_descent import checkpointing
-from activation_descent.errors import DivergedError
+from activation_descent.errors import CheckpointError, DivergedError
 
 BETAS = (0.9, 0.98)
 EPSILON = 1e-8
@@ -72,6 +74,28 @@ class Weights:
 
     def __getitem__(self, name: str) -> Tensor:
         return self.named[name]
+
+    def save(self, path: Path) -> None:
+        """Write all weights by name as safetensors, whole or not at all."""
+        partial = path.with_name(path.name + ".partial")
+        save_file({name: tensor.detach().clone() for name, tensor in self.named.items()}, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: if the file is damaged or holds other networks.
+        """
+        try:
+            stored = load_file(path)
+            with torch.no_grad():
+                for name, tensor in self.named.items():
+                    if stored[name].shape != tensor.shape:
+                        raise ValueError(f"{name} has the shape {tuple(stored[name].shape)}, not {tuple(tensor.shape)}")
+                    tensor.copy_(stored[name])
+        except Exception as error:  # safetensors raises its own type, and others on a file cut short
+            raise CheckpointError(f"{path} cannot be read ({error}); delete it to train again") from error
 
     def adam(self, rate: Float[Tensor, " entry"] | float, step: int) -> None:
         """One step of Adam (Kingma and Ba 2015) with the gradients that have gathered, which are then zero.

@@ -95,9 +95,7 @@ def performer(projection: Float[Tensor, "*batch random feature"]) -> Attention:
     """FAVOR+ with the given random directions; its features' products are exp(q . k / sqrt d) in expectation."""
 
     def attend(q: Features, k: Features, v: Values, causal: bool) -> Values:
-        return normalised(
-            positive_features(q, projection, (-1,)), positive_features(k, projection, (-2, -1)), v, causal
-        )
+        return normalised(positive_features(q, projection, (-1,)), positive_features(k, projection, (-2, -1)), v, causal)
 
     return attend
 

@@ -4,6 +4,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,10 @@ class PeakMemory(TorchDispatchMode):
 def measure(lengths: Sequence[int], features: int, repeats: int) -> list[Row]:
     """Milliseconds (the fastest repeat) and megabytes of one head on one sequence, by mechanism and length, with what follows from them."""
     rng = np.random.default_rng(0)
-    directions, latents = random_directions(rng, features, features).float(), torch.from_numpy(rng.standard_normal((features, features))).float()
+    directions, latents = (
+        random_directions(rng, features, features).float(),
+        torch.from_numpy(rng.standard_normal((features, features))).float(),
+    )
     base = {"study": STUDY, "experiment": "benchmark"}
     rows: list[Row] = []
     for condition, causal in (("bidirectional", False), ("causal", True)):
@@ -61,7 +65,7 @@ def measure(lengths: Sequence[int], features: int, repeats: int) -> list[Row]:
             for length in lengths:
                 q, k, v = torch.from_numpy(rng.standard_normal((3, length, features))).float()
                 with torch.no_grad():
-                    times[name].append(_fastest(lambda: attention(q, k, v, causal), repeats))
+                    times[name].append(_fastest(partial(attention, q, k, v, causal), repeats))
                     with PeakMemory() as peak:
                         attention(q, k, v, causal)
                 memory.append(peak.peak / 1e6)

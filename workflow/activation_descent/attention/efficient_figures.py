@@ -36,8 +36,8 @@ def draw_toy_problems(scores: pd.DataFrame, approximations: pd.DataFrame) -> "Fi
         1,
         len(PROBLEMS) + 1,
         (3.6 * (len(PROBLEMS) + 1), 3.9),
-        f"Same data, width and steps, each mechanism at its best learning rate. Lines: mean of {seeds} seeds over {SMOOTH} places; bands: 95 % "
-        "bootstrap interval over seeds. Right: queries, keys and values standard normal.",
+        f"Same data, width and steps, each mechanism at its best learning rate. Lines: mean of {seeds} seeds over {SMOOTH} places; "
+        "bands: 95 % bootstrap interval over seeds. Right: queries, keys and values standard normal.",
     )
     for panel, (problem, (title, place, score)) in zip(axes[0], PROBLEMS.items(), strict=False):
         own = scores[scores["task"] == problem]
@@ -74,7 +74,8 @@ def draw_costs(records: pd.DataFrame) -> "Figure":
         1,
         4,
         (15.5, 4.0),
-        "One head on one sequence, one thread, fastest repeat. In brackets the exponent over the longer half; cross: from where less time than softmax.",
+        "One head on one sequence, one thread, fastest repeat. In brackets the exponent over the longer half of the lengths; "
+        "cross: from where on a mechanism takes less time than softmax attention.",
     )
     metrics = {"attention_time": "milliseconds", "attention_memory": "megabytes"}
     places = [(condition, metric) for metric in metrics for condition in ("bidirectional", "causal")]

@@ -7,8 +7,8 @@ Four problems for one causal layer, which answers at every token from those up t
     copying     the second half of a sequence repeats the first; symbols recur, so that places must be matched
     regression  token t holds (x, y = w . x) and asks for w . x at another x
 
-Tokens hold what belongs together (as in von Oswald et al. 2022), so that one layer of attention is enough and what differs is the attention:
-all networks have the same width, steps and data, each mechanism the learning rate that is best for it on tuning sequences.
+Tokens hold what belongs together (as in von Oswald et al. 2022), so that one layer of attention is enough and what differs is the
+attention: all networks have the same width, steps and data, each mechanism the learning rate that is best for it on tuning sequences.
 """
 
 import math
@@ -111,7 +111,6 @@ def induction(settings: ToyProblems, rng: np.random.Generator, number: int) -> S
         asked[:, t] = shown[rows, s[:, t]] & ~jumps[:, t]
         s[:, t + 1] = np.where(jumps[:, t], anywhere[:, t + 1], successor[rows, s[:, t]])
         shown[rows[~jumps[:, t]], s[~jumps[:, t], t]] = True
-    # A jump looks like a successor, and is an error of memory that cannot be known; the newest pair does not count more
     before = np.concatenate([np.full((number, 1), symbols), s[:, : length - 1]], 1)
     inputs = torch.cat([_one_hot(s[:, :length], symbols), _one_hot(before, symbols + 1)], -1)
     return Sequences(inputs, torch.from_numpy(s[:, 1:]).float(), torch.from_numpy(asked))

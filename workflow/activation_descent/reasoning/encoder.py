@@ -9,7 +9,7 @@ with one normalisation, before attention, so that the perceptron sees the sums t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_descent.side_by_side import Shape, Weights, dense, normalise
+
+BLOCK = ("query", "query_bias", "key_value", "key_value_bias", "output", "up", "up_bias", "down")
 
 States = Float[Tensor, "network batch token feature"]
 
@@ -31,6 +33,7 @@ class Encoder:
         inputs: entries of a token's raw features.
         outputs: entries that are read from a token.
         width, heads, mlp_width: of a block.
+        tied: one block's weights for all layers.
     """
 
     layers: tuple[int, ...]
@@ -39,6 +42,7 @@ class Encoder:
     width: int
     heads: int
     mlp_width: int
+    tied: bool = False
 
     def __post_init__(self):
         if list(self.layers) != sorted(self.layers, reverse=True):
@@ -54,7 +58,7 @@ class Encoder:
         """Weights by name. Branches of the residual stream start shorter the more of them there are."""
         d, m, deepest = self.width, self.mlp_width, self.layers[0]
         found = {"embedding": Shape((self.inputs, d), 1.0)}
-        for layer in range(deepest):
+        for layer in range(1 if self.tied else deepest):
             n = self.reaching(layer)
             branch = 1 / math.sqrt(2 * deepest)
             found |= {
@@ -90,27 +94,28 @@ def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int 
         mask = torch.where(own > 0, 0.0, -math.inf)
     for layer in range(encoder.layers[0]):
         x = x[: encoder.reaching(layer)]
-        x = x + attend(weights, encoder, layer, x, keys, together, mask)
+        block = {name: weights[f"{0 if encoder.tied else layer}.{name}"][: len(x)] for name in BLOCK}
+        x = x + attend(block, encoder, x, keys, together, mask)
         n, b, t, d = x.shape
-        hidden = dense(x.view(n, b * t, d), weights[f"{layer}.up"], weights[f"{layer}.up_bias"]).relu()
-        x = x + dense(hidden, weights[f"{layer}.down"]).view(n, b, t, d)
+        hidden = dense(x.view(n, b * t, d), block["up"], block["up_bias"]).relu()
+        x = x + dense(hidden, block["down"]).view(n, b, t, d)
         states.append(x)
     return states
 
 
-def attend(weights: Weights, encoder: Encoder, layer: int, x: States, keys: int, together: int, mask: Tensor | None) -> States:
+def attend(block: Mapping[str, Tensor], encoder: Encoder, x: States, keys: int, together: int, mask: Tensor | None) -> States:
     """What attention adds."""
     (n, b, t, d), heads = x.shape, encoder.heads
     normal = normalise(x)
-    query = dense(normal.view(n, b * t, d), weights[f"{layer}.query"], weights[f"{layer}.query_bias"])
+    query = dense(normal.view(n, b * t, d), block["query"], block["query_bias"])
     source = normal[:, :, :keys].reshape(n, b * keys, d)
-    key, value = dense(source, weights[f"{layer}.key_value"], weights[f"{layer}.key_value_bias"]).chunk(2, -1)
+    key, value = dense(source, block["key_value"], block["key_value_bias"]).chunk(2, -1)
 
     def split(y: Tensor, tokens: int) -> Tensor:
         return y.reshape(n * b // together, together * tokens, heads, d // heads).transpose(1, 2)
 
     mixed = F.scaled_dot_product_attention(split(query, t), split(key, keys), split(value, keys), attn_mask=mask)
-    return dense(mixed.transpose(1, 2).reshape(n, b * t, d), weights[f"{layer}.output"]).view(n, b, t, d)
+    return dense(mixed.transpose(1, 2).reshape(n, b * t, d), block["output"]).view(n, b, t, d)
 
 
 def final(encoder: Encoder, states: Sequence[States]) -> States:

@@ -72,7 +72,9 @@ def _map(axes: "Axes", table: pd.DataFrame, largest_weight: int) -> None:
     edge = [sum(depth <= capacity for depth in layers) - 0.5 for capacity in capacities]
     line = [(x, y) for row, x in enumerate(edge) for y in (row - 0.5, row + 0.5)]
     axes.plot(*zip(*line, strict=True), color=SERIES[2][0], linewidth=2.5, label="L = C: more layers to its right", clip_on=False)
-    axes.axvline(sum(d <= largest_weight for d in layers) - 0.5, color="0.3", linewidth=1.0, linestyle=":", label="largest weight")
+    axes.axvline(
+        sum(d <= largest_weight for d in layers) - 0.5, color="0.3", linewidth=1.0, linestyle=":", label="largest weight"
+    )
     axes.set_xticks(range(len(layers)), [f"{x:g}" for x in layers])
     axes.set_yticks(range(len(capacities)), [f"{x:g}" for x in capacities])
     axes.grid(False)

@@ -92,7 +92,8 @@ def draw(settings: Knapsack, rng: np.random.Generator, number: int) -> Problems:
     """Problems with independent uniform weights and values."""
     size = (number, settings.items)
     return Problems(
-        rng.integers(1, settings.largest_weight, size, endpoint=True), rng.integers(1, settings.largest_value, size, endpoint=True)
+        rng.integers(1, settings.largest_weight, size, endpoint=True),
+        rng.integers(1, settings.largest_value, size, endpoint=True),
     )
 
 

@@ -1,8 +1,8 @@
 """What trained networks say about knapsack problems, and whether their states hold the table of the dynamic programme.
 
 The table is sought by linear readouts of all states of a layer, fitted on some problems and scored on others: in trained encoders, in
-the same encoders before training, in the raw inputs, and in trained ones with the tables of other problems. Entries f(i, c) for a part of the items
-are what only the programme needs; a network that has found another way to the answer has no use for them.
+the same encoders before training, in the raw inputs, and in trained ones with the tables of other problems. Entries f(i, c) for a part
+of the items are what only the programme needs; a network that has found another way to the answer has no use for them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,9 @@ def answer_records(settings: Knapsack, networks: Mapping[str, Weights], root: in
         wanted = knapsack.answers(settings, problems).numpy()
         taken = np.stack([knapsack.greedy(problems, capacity) for capacity in settings.capacities], 1)
         rows += _accuracies(settings, "greedy", seed, 0, taken == wanted, taken < wanted)
-        rows += _accuracies(settings, "dynamic_programme", seed, settings.items, _exhaustive(settings, problems) == wanted, taken < wanted)
+        rows += _accuracies(
+            settings, "dynamic_programme", seed, settings.items, _exhaustive(settings, problems) == wanted, taken < wanted
+        )
         for kind, weights in networks.items():
             said = _said(kind, settings, weights, problems)
             for place, depth in enumerate(settings.depths):
@@ -77,9 +79,7 @@ def _exhaustive(settings: Knapsack, problems: Problems) -> np.ndarray:
     return np.array(best)
 
 
-def _accuracies(
-    settings: Knapsack, variant: str, seed: int, layers: int, right: np.ndarray, hard: np.ndarray
-) -> list[Row]:
+def _accuracies(settings: Knapsack, variant: str, seed: int, layers: int, right: np.ndarray, hard: np.ndarray) -> list[Row]:
     base = {"study": STUDY, "experiment": EXPERIMENT, "variant": variant, "seed": seed, "layers": layers}
     return [
         base | {"capacity": capacity, "metric": metric, "value": float(own.mean())}
@@ -92,7 +92,7 @@ def _accuracies(
 
 
 def table_records(settings: Knapsack, trained: Weights, untrained: Weights, root: int, evaluation: Evaluation) -> list[Row]:
-    """R squared of readouts of the table, by layer of the deepest encoders, for rows i = 2 to n / 2 and the answers; by entry at the end."""
+    """R squared of readouts of the table by layer of the deepest encoders: of rows i = 2 to n / 2, of the answers, and of each entry."""
     rows: list[Row] = []
     for seed in range(settings.seeds):
         sets = [
@@ -111,7 +111,14 @@ def table_records(settings: Knapsack, trained: Weights, untrained: Weights, root
             for layer, (fitting, scoring) in enumerate(layers):
                 fitted = targets[0][torch.from_numpy(order)] if condition == "shuffled" else targets[0]
                 found = readout(fitting, fitted, scoring, targets[1])
-                base = {"study": STUDY, "experiment": "table", "variant": "encoder", "seed": seed, "condition": condition, "layer": layer}
+                base = {
+                    "study": STUDY,
+                    "experiment": "table",
+                    "variant": "encoder",
+                    "seed": seed,
+                    "condition": condition,
+                    "layer": layer,
+                }
                 rows += _summaries(settings, base, found)
     return rows
 

@@ -28,10 +28,10 @@ ONES = 5  # in a token
 EPSILON = 1e-5  # PyTorch's, in the normalisation
 
 
-def logic_encoder(space: Space, layers: tuple[int, ...]) -> Encoder:
-    """The architecture that the construction needs, one head for each place of a body; training gets the same."""
+def logic_encoder(space: Space, layers: tuple[int, ...], tied: bool = True) -> Encoder:
+    """The architecture that the construction needs, one head for each place of a body; training gets the same. Its layers are all alike."""
     width = -(-(features(space) + 1) // BODY) * BODY
-    return Encoder(layers, features(space), 1, width, BODY, 2 * width)
+    return Encoder(layers, features(space), 1, width, BODY, 2 * width, tied)
 
 
 def construct(space: Space, layers: int) -> tuple[Encoder, Weights]:
@@ -47,7 +47,7 @@ def construct(space: Space, layers: int) -> tuple[Encoder, Weights]:
     spread = math.sqrt(mean - mean**2 + EPSILON)  # x = spread * normalised + mean
     with torch.no_grad():
         weights["embedding"][0] = torch.eye(features(space), encoder.width)
-        for layer in range(layers):
+        for layer in range(1 if encoder.tied else layers):
             query, query_bias = weights[f"{layer}.query"][0], weights[f"{layer}.query_bias"][0, 0]
             key_value, key_value_bias = weights[f"{layer}.key_value"][0], weights[f"{layer}.key_value_bias"][0, 0]
             strength = SHARPNESS * math.sqrt(size)

@@ -38,6 +38,7 @@ class Logic:
     Attributes:
         space: as in `simple_logic.Space`, by name.
         layers: of the networks, and of the construction.
+        tied: one layer's weights for all layers, as the construction has; published networks have layers of their own.
         seeds: of each sampler.
         pool: training problems of each sampler and seed, renamed at random at each step.
         batch_size: problems of a step.
@@ -46,6 +47,7 @@ class Logic:
 
     space: Mapping[str, Any]
     layers: int
+    tied: bool
     seeds: int
     pool: int
     steps: int
@@ -62,7 +64,7 @@ class Logic:
     @property
     def encoder(self) -> Encoder:
         """The seeds of rule priority, then those of label priority."""
-        return logic_encoder(self.problems, (self.layers,) * (self.seeds * len(SAMPLERS)))
+        return logic_encoder(self.problems, (self.layers,) * (self.seeds * len(SAMPLERS)), self.tied)
 
 
 def draw(settings: Logic, root: int, sampler: str, purpose: str, seed: int, number: int) -> Problems:

@@ -48,7 +48,7 @@ def knapsack_statistics(records: pd.DataFrame) -> list[Row]:
 
 
 def table_statistics(records: pd.DataFrame) -> list[Row]:
-    """What training adds to the readout of the table: at the layer where it adds most, over the same layer before training; and controls."""
+    """What training adds to the readout of the table, at the layer where it adds most, over the same layer untrained; and controls."""
     layers = records[records["metric"].isin(["table_r_squared", "answer_r_squared"])]
     wide = layers.pivot_table(index=["condition", "layer", "seed"], columns="metric", values="value")
     entries, answer = wide["table_r_squared"], wide["answer_r_squared"]
