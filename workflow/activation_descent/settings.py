@@ -354,3 +354,45 @@ def _check_read(where: str, name: str, variants: Mapping[str, Any], attention: s
     if not (plain and fits and settings["tasks"] == "linear"):
         shape = f"one layer of {attention} attention" + (" with one head" if heads == 1 else "")
         raise SettingsError(f"{where}: variant '{name}' is not {shape} and nothing else, on linear regression")
+
+
+def check_toy_problems(settings: Mapping[str, Any]) -> None:
+    """Refuse toy problems that cannot be drawn.
+
+    Raises:
+        SettingsError: if settings that are fine one by one cannot be run together.
+    """
+    where = "configuration: attention.toy_problems"
+    if settings["lengths"]["recall"] > settings["keys"]:
+        raise SettingsError(
+            f"{where}.lengths.recall: {settings['lengths']['recall']} pairs need as many keys; keys is {settings['keys']}"
+        )
+    if settings["lengths"]["copying"] % 2:
+        raise SettingsError(f"{where}.lengths.copying: {settings['lengths']['copying']} is odd; a sequence has two equal halves")
+
+
+def check_reasoning(study: Mapping[str, Any]) -> None:
+    """Refuse knapsack and logic settings that cannot be compared.
+
+    Raises:
+        SettingsError: if settings that are fine one by one cannot be run together.
+    """
+    training, logic = study["knapsack"]["training"], study["logic"]
+    where = "configuration: reasoning.knapsack.training"
+    if training["width"] % training["heads"]:
+        raise SettingsError(f"{where}.width: {training['width']} does not divide into {training['heads']} heads")
+    few = min(training["capacities"])
+    if not min(training["layers"]) <= few < max(training["layers"]):
+        raise SettingsError(
+            f"{where}.layers: {sorted(training['layers'])} must lie on both sides of the smallest capacity, {few}; the claims compare them"
+        )
+    least, most = logic["space"]["predicates"]
+    if least > most:
+        raise SettingsError(
+            f"configuration: reasoning.logic.space.predicates: the least number {least} exceeds the largest, {most}"
+        )
+    if logic["layers"] <= logic["space"]["depth"]:
+        raise SettingsError(
+            f"configuration: reasoning.logic.layers: {logic['layers']} layers do {logic['layers'] - 1} rounds of forward chaining; "
+            f"proofs are up to {logic['space']['depth']} deep"
+        )

@@ -3,7 +3,9 @@ import yaml
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
 from activation_descent.settings import (
+    check_reasoning,
     check_schema,
+    check_toy_problems,
     resolve_attention,
     resolve_finetuning,
     resolve_language,
@@ -46,6 +48,8 @@ def checked_settings():
         sizes = resolve_language(config["language"])
         finetuning = resolve_finetuning(config["finetuning"], config["language"])
         attention = resolve_attention(config["attention"], variants, config["language"])
+        check_toy_problems(config["attention"]["toy_problems"])
+        check_reasoning(config["reasoning"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -62,7 +66,9 @@ def checked_settings():
                 *config["attention"]["readings"]["variants"],
                 *config["attention"]["models"],
                 *[f"{name}_{others}" for name, layers in attention["layers"].items() for others in layers["others"]],
+                *MECHANISMS,
             ],
+            "reasoning": SOLVERS,
         }
         check_claims(document["claims"], known)
     except ActivationDescentError as error:
@@ -87,6 +93,11 @@ ATTENTION_SUBJECTS = [
     "controls",
     "language_models",
 ]
+# Attention on toy problems, the best of the linear kinds, and no training
+MECHANISMS = ["softmax", "efficient", "performer", "elu", "linear", "latent", "linearised", "untrained"]
+TOY_PROBLEMS = ["recall", "induction", "copying", "regression"]
+# Knapsack, and logic by what a network was trained on
+SOLVERS = ["knapsack", "rule_priority", "label_priority", "construction"]
 VARIANTS, SIZES, FINETUNING, ATTENTION, CLAIMS = checked_settings()
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
@@ -293,3 +304,39 @@ def attention_costs():
     ]
     named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+def toy_problem_records():
+    """All tables of records of the study, and which of them claims may read."""
+    toys = collect("<run>/attention/toy_problems/{problem}.csv", problem=TOY_PROBLEMS)
+    return [*toys, "<run>/attention/approximations.csv", *(judged := ["<run>/attention/toy_statistics.csv"])], judged
+
+
+def toy_problem_figures():
+    """Figures of the study."""
+    return ["<run>/attention/figures/toy_problems.svg"]
+
+
+def toy_problem_costs():
+    """Benchmark files of the study's jobs."""
+    toys = collect("<run_benchmarks>/train_attention_toy_problems/{problem}.tsv", problem=TOY_PROBLEMS)
+    alone = ["compare_attention_toy_problems", "plot_attention_toy_problems"]
+    return [*toys, *(f"<run_benchmarks>/{rule}.tsv" for rule in alone)]
+
+
+def reasoning_records():
+    """All tables of records of the study, and which of them claims may read."""
+    tables = collect("<run>/reasoning/{table}.csv", table=["knapsack", "table", "logic"])
+    return [*tables, *(judged := ["<run>/reasoning/statistics.csv"])], judged
+
+
+def reasoning_figures():
+    """Figures of the study."""
+    return collect("<run>/reasoning/figures/{figure}.svg", figure=["knapsack", "table", "logic"])
+
+
+def reasoning_costs():
+    """Benchmark files of the study's jobs."""
+    knapsack = collect("<run_benchmarks>/train_reasoning_knapsack/{network}.tsv", network=["encoder", "perceptron"])
+    alone = ["train_reasoning_logic", "probe_reasoning_knapsack", "probe_reasoning_logic", "compare_reasoning", "plot_reasoning"]
+    return [*knapsack, *(f"<run_benchmarks>/{rule}.tsv" for rule in alone)]

@@ -21,6 +21,8 @@ rule judge_claims:
             *language_records()[1],
             *finetuning_records()[1],
             *attention_records()[1],
+            *toy_problem_records()[1],
+            *reasoning_records()[1],
         ],
     output:
         report(
@@ -53,12 +55,16 @@ rule render_page:
             *language_figures(),
             *finetuning_figures(),
             *attention_figures(),
+            *toy_problem_figures(),
+            *reasoning_figures(),
         ],
         records=[
             *regression_records()[0],
             *language_records()[0],
             *finetuning_records()[0],
             *attention_records()[0],
+            *toy_problem_records()[0],
+            *reasoning_records()[0],
         ],
         corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
@@ -68,6 +74,8 @@ rule render_page:
             *language_costs(),
             *finetuning_costs(),
             *attention_costs(),
+            *toy_problem_costs(),
+            *reasoning_costs(),
         ],
     output:
         "<run>/index.html",
