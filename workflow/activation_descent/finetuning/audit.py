@@ -25,7 +25,7 @@ from activation_descent.language.prompts import Speaker
 
 EXPERIMENT = "audit"
 BY_LAYER = ("normalised", "floor", "raw", "partial")
-KENDALL_QUERIES = 5  # of a cell: each costs a rank correlation for every layer, position and kind of weight
+KENDALL_QUERIES = 8  # of a cell: each costs a rank correlation for every layer, position and kind of weight
 KEPT = ("C7", "C11_unrelated", "C11_wrong", "wrong_labels_fine_tuned", "reordered_fine_tuned")
 
 RECOVERY = {  # queries that the model alone gets wrong: right fine-tuned, right in context
