@@ -172,6 +172,7 @@ def test_language_settings_that_cannot_run_together(path, value, sentence):
         ("attention.toy_problems.keys", 20, r"lengths\.recall: 32 pairs need as many keys; keys is 20"),
         ("attention.toy_problems.lengths.copying", 31, r"lengths\.copying: 31 is odd"),
         ("reasoning.knapsack.training.heads", 3, r"training\.width: 32 does not divide into 3 heads"),
+        ("reasoning.knapsack.training.capacities", [4, 32], r"capacities: 8 items of weight 4 at most always fit into 32"),
         ("reasoning.knapsack.training.layers", [1, 2, 4], r"training\.layers: \[1, 2, 4\] must lie on both sides of .* 4;"),
         ("reasoning.knapsack.training.layers", [6, 8], r"training\.layers: \[6, 8\] must lie on both sides"),
         ("reasoning.logic.space.predicates", [6, 5], r"space\.predicates: the least number 6 exceeds the largest, 5"),
