@@ -6,7 +6,14 @@ import pytest
 import yaml
 
 from activation_descent.errors import SettingsError
-from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_regression
+from activation_descent.settings import (
+    check_reasoning,
+    check_schema,
+    check_toy_problems,
+    resolve_finetuning,
+    resolve_language,
+    resolve_regression,
+)
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -164,6 +171,31 @@ def test_settings_that_cannot_run_together(path, value, sentence):
 def test_language_settings_that_cannot_run_together(path, value, sentence):
     with pytest.raises(SettingsError, match=sentence):
         resolve_language(change(path, value)["language"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("attention.toy_problems.keys", 20, r"lengths\.recall: 32 pairs need as many keys; keys is 20"),
+        ("attention.toy_problems.lengths.copying", 31, r"lengths\.copying: 31 is odd"),
+        ("reasoning.knapsack.training.heads", 3, r"training\.width: 32 does not divide into 3 heads"),
+        ("reasoning.knapsack.training.capacities", [4, 32], r"capacities: 8 items of weight 4 at most always fit into 32"),
+        ("reasoning.knapsack.training.layers", [1, 2, 4], r"training\.layers: \[1, 2, 4\] must lie on both sides of .* 4;"),
+        ("reasoning.knapsack.training.layers", [6, 8], r"training\.layers: \[6, 8\] must lie on both sides"),
+        ("reasoning.logic.space.predicates", [6, 5], r"space\.predicates: the least number 6 exceeds the largest, 5"),
+        ("reasoning.logic.layers", 2, r"logic\.layers: 2 layers do 1 rounds of forward chaining; proofs are up to 2 deep"),
+    ],
+)
+def test_toy_and_reasoning_settings_that_cannot_run_together(path, value, sentence):
+    config = change(path, value)
+    with pytest.raises(SettingsError, match=sentence):
+        check_toy_problems(config["attention"]["toy_problems"])
+        check_reasoning(config["reasoning"])
+
+
+def test_toy_and_reasoning_settings_as_shipped():
+    check_toy_problems(CONFIG["attention"]["toy_problems"])
+    check_reasoning(CONFIG["reasoning"])
 
 
 def test_a_size_overlays_the_common_training_settings_and_a_model_set_to_null_is_left_out():

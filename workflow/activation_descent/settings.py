@@ -381,7 +381,11 @@ def check_reasoning(study: Mapping[str, Any]) -> None:
     where = "configuration: reasoning.knapsack.training"
     if training["width"] % training["heads"]:
         raise SettingsError(f"{where}.width: {training['width']} does not divide into {training['heads']} heads")
-    few = min(training["capacities"])
+    few, many, heaviest = min(training["capacities"]), max(training["capacities"]), training["items"] * training["largest_weight"]
+    if many >= heaviest:
+        raise SettingsError(
+            f"{where}.capacities: {training['items']} items of weight {training['largest_weight']} at most always fit into {many}"
+        )
     if not min(training["layers"]) <= few < max(training["layers"]):
         raise SettingsError(
             f"{where}.layers: {sorted(training['layers'])} must lie on both sides of the smallest capacity, {few}; the claims compare them"

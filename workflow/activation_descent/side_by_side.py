@@ -175,7 +175,9 @@ def train(
             checkpoint.unlink(missing_ok=True)
 
 
-def dense(x: Rows, weight: Float[Tensor, "network feature out"], bias: Float[Tensor, "network 1 out"] | None = None) -> Rows:
+def dense(
+    x: Rows, weight: Float[Tensor, "network feature out"], bias: Float[Tensor, "network 1 out"] | None = None
+) -> Float[Tensor, "network row out"]:
     """`x W + b` of each network."""
     return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
 

@@ -67,7 +67,7 @@ rule probe_reasoning_knapsack:
 
 rule probe_reasoning_logic:
     input:
-        weights=rules.train_reasoning_logic.output,
+        rules.train_reasoning_logic.output,
     output:
         "<run>/reasoning/logic.csv",
     log:

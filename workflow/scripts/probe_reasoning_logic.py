@@ -13,5 +13,5 @@ torch.set_num_threads(snakemake.threads)
 params = snakemake.params
 settings = logic_training.Logic(**params.logic)
 weights = logic_training.new_networks(settings, params.seed)
-weights.load(Path(snakemake.input.weights))
+weights.load(Path(snakemake.input[0]))
 records.write(records.frame(logic_training.accuracy_records(settings, weights, params.seed)), snakemake.output[0])

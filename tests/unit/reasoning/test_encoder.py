@@ -63,7 +63,7 @@ def test_networks_side_by_side_are_networks_alone(together, tied):
 
 
 def test_tied_layers_have_one_set_of_weights():
-    encoder, weights = make(tied=True)
+    _, weights = make(tied=True)
     assert {name for name in weights.named if "." in name} == {f"0.{name}" for name in encoders.BLOCK}
 
 

@@ -101,18 +101,15 @@ def test_rule_priority_draws_distinct_rules_and_any_facts():
     assert np.mean(shares, 0) == pytest.approx([0.5, 0.5], abs=0.06)
 
 
-def test_label_priority_agrees_with_its_labels():
-    """Facts and rules never prove more than labels allow: no rule leads from true to false, and every true one above the first level follows."""
+def test_label_priority_has_true_facts_and_false_predicates():
+    """Each level has both, so something is never proved; what is proved is a fact or the head of a rule."""
     for seed in range(300):
-        names = list(range(8))
-        rules, facts = simple_logic.label_priority(SPACE, Random(seed), names)
+        rules, facts = simple_logic.label_priority(SPACE, Random(seed), list(range(8)))
         provable = set(proofs([(set(body), head) for body, head in rules], facts))
-        assert provable != set(names)  # each level has a false one
         assert facts
-        heads = {head for _, head in rules}
-        assert provable <= set(facts) | heads
-        levels = 8 - len(facts)
-        assert levels > 0
+        assert provable != set(range(8))
+        assert provable - set(facts) <= {head for _, head in rules}
+        assert all(head in provable for body, head in rules if set(body) <= provable)
 
 
 def test_samplers_differ_in_how_much_can_be_proved():
@@ -195,7 +192,7 @@ def test_training_learns_a_few_problems_by_heart(monkeypatch):
     monkeypatch.setattr(simple_logic, "renamed", lambda problems, rng: problems)
     losses = []
     weights = logic_training.train_networks(settings, 0, report=lambda step, values: losses.append([*values.values()]))
-    assert max(losses[-1]) < 0.1 < 0.3 < min(losses[0])
+    assert max(losses[-1]) < 0.1  # log 2 = .69 at first
     for place, sampler in enumerate(SAMPLERS):
         problems = logic_training.draw(settings, 0, sampler, "train", 0, 4)
         raw = simple_logic.tokens(settings.problems, problems)
@@ -213,7 +210,9 @@ def test_records_of_the_construction_are_perfect():
     rows = logic_training.accuracy_records(SETTINGS, logic_training.new_networks(SETTINGS, 0), 0)
     found = {(r["variant"], r["sampler"], r["seed"], r.get("depth")): r["value"] for r in rows}
     for sampler in SAMPLERS:
-        assert all(found["construction", sampler, seed, depth] == 1 for seed in (0, 1) for depth in (None, -1, 0, 1, 2))
+        for seed in (0, 1):
+            assert all(found["construction", sampler, seed, depth] == 1 for depth in (-1, 0, 1, 2))
+            assert found["construction", sampler, seed, None] == pytest.approx(1)
         assert found["shallow_construction", sampler, 0, 2] == 0
         assert found["shallow_construction", sampler, 0, 1] == 1
         assert found["rule_priority", sampler, 0, None] < 0.9  # untrained

@@ -28,8 +28,8 @@ from torch import Tensor
 CHUNK = 64  # tokens that causal sums treat as a square
 TINY = 1e-6  # of a feature, so that no normaliser is zero (as in the authors' code of FAVOR+)
 
-Features = Float[Tensor, "*batch token feature"]
-Values = Float[Tensor, "*batch token value"]
+Features = Float[Tensor, "*#batch token feature"]
+Values = Float[Tensor, "*#batch token value"]
 Attention = Callable[[Features, Features, Values, bool], Values]
 
 
@@ -91,7 +91,7 @@ def elu(q: Features, k: Features, v: Values, causal: bool) -> Values:
     return normalised(F.elu(q) + 1 + TINY, F.elu(k) + 1 + TINY, v, causal)
 
 
-def performer(projection: Float[Tensor, "*batch random feature"]) -> Attention:
+def performer(projection: Float[Tensor, "*#batch random feature"]) -> Attention:
     """FAVOR+ with the given random directions; its features' products are exp(q . k / sqrt d) in expectation."""
 
     def attend(q: Features, k: Features, v: Values, causal: bool) -> Values:
@@ -101,8 +101,8 @@ def performer(projection: Float[Tensor, "*batch random feature"]) -> Attention:
 
 
 def positive_features(
-    x: Features, projection: Float[Tensor, "*batch random feature"], shared: tuple[int, ...]
-) -> Float[Tensor, "*batch token random"]:
+    x: Features, projection: Float[Tensor, "*#batch random feature"], shared: tuple[int, ...]
+) -> Float[Tensor, "*#batch token random"]:
     """`exp(w x' - |x'|^2 / 2)` with x' = x / d^(1/4), over their largest along the axes `shared`, which cancels."""
     x = x / x.shape[-1] ** 0.25
     logits = x @ projection.mT - x.square().sum(-1, keepdim=True) / 2
@@ -113,12 +113,13 @@ def random_directions(rng: np.random.Generator, features: int, number: int) -> F
     """Gaussian directions that are orthogonal in blocks of as many as there are features (FAVOR+, section 3.1)."""
     blocks = []
     for _ in range(-(-number // features)):
-        rotation, _ = np.linalg.qr(rng.standard_normal((features, features)))
+        rotation, triangle = np.linalg.qr(rng.standard_normal((features, features)))
+        rotation = rotation * np.sign(np.diag(triangle))  # uniform among rotations (Mezzadri 2007); without it the mean is biased
         blocks.append(rotation * np.linalg.norm(rng.standard_normal((features, features)), axis=1, keepdims=True))
     return torch.from_numpy(np.concatenate(blocks)[:number])
 
 
-def latent(latents: Float[Tensor, "*batch latent feature"]) -> Attention:
+def latent(latents: Float[Tensor, "*#batch latent feature"]) -> Attention:
     """Attention through latents: each takes a mean of keys and values, and tokens attend to those means."""
 
     def attend(q: Features, k: Features, v: Values, causal: bool) -> Values:

@@ -20,12 +20,14 @@ class Approximation:
     """Random inputs on which mechanisms are held against softmax attention.
 
     Attributes:
-        length, features: of standard normal queries, keys and values.
+        length, features: of normal queries, keys and values.
+        deviation: of queries and keys; the performer's variance grows as the exponential of its square.
         random_features: of the performer.
     """
 
     length: int
     features: int
+    deviation: float
     random_features: Sequence[int]
     seeds: int
 
@@ -87,6 +89,7 @@ def approximation_records(settings: Approximation, root: int) -> list[Row]:
     for seed in range(settings.seeds):
         rng = generator(root, STUDY, "approximation", "inputs", "evaluate", seed)
         q, k, v = torch.from_numpy(rng.standard_normal((3, settings.length, settings.features)))
+        q, k = settings.deviation * q, settings.deviation * k
         attentions = [(name, 0, attention) for name, attention in FIXED.items()]
         latents = torch.from_numpy(rng.standard_normal((settings.features, settings.features)))
         attentions.append(("latent", 0, latent(latents)))

@@ -111,7 +111,8 @@ def induction(settings: ToyProblems, rng: np.random.Generator, number: int) -> S
         asked[:, t] = shown[rows, s[:, t]] & ~jumps[:, t]
         s[:, t + 1] = np.where(jumps[:, t], anywhere[:, t + 1], successor[rows, s[:, t]])
         shown[rows[~jumps[:, t]], s[~jumps[:, t], t]] = True
-    before = np.concatenate([np.full((number, 1), symbols), s[:, : length - 1]], 1)
+    # A token after a jump says so, by no symbol before it
+    before = np.concatenate([np.full((number, 1), symbols), np.where(jumps, symbols, s[:, :length])[:, :-1]], 1)
     inputs = torch.cat([_one_hot(s[:, :length], symbols), _one_hot(before, symbols + 1)], -1)
     return Sequences(inputs, torch.from_numpy(s[:, 1:]).float(), torch.from_numpy(asked))
 

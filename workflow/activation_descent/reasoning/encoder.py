@@ -22,6 +22,7 @@ from activation_descent.side_by_side import Shape, Weights, dense, normalise
 BLOCK = ("query", "query_bias", "key_value", "key_value_bias", "output", "up", "up_bias", "down")
 
 States = Float[Tensor, "network batch token feature"]
+Reaching = Float[Tensor, "_ batch token feature"]  # states of the networks that reach a layer
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def embed(weights: Weights, encoder: Encoder, raw: Float[Tensor, "network batch 
     return dense(raw.reshape(n, b * t, -1), weights["embedding"]).view(n, b, t, encoder.width)
 
 
-def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int = 1) -> list[States]:
+def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int = 1) -> list[Reaching]:
     """The states after each layer, of the networks that reach it; the tokens themselves first.
 
     Args:
@@ -118,7 +119,7 @@ def attend(block: Mapping[str, Tensor], encoder: Encoder, x: States, keys: int, 
     return dense(mixed.transpose(1, 2).reshape(n, b * t, d), block["output"]).view(n, b, t, d)
 
 
-def final(encoder: Encoder, states: Sequence[States]) -> States:
+def final(encoder: Encoder, states: Sequence[Reaching]) -> Reaching:
     """The state of each network after its last layer."""
     pieces = [states[depth][encoder.reaching(depth) : encoder.reaching(depth - 1)] for depth in sorted(set(encoder.layers))]
     return torch.cat(pieces[::-1])

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activation_descent.reasoning import encoder as encoders
-from activation_descent.reasoning.encoder import Encoder, States
+from activation_descent.reasoning.encoder import Encoder, Reaching
 from activation_descent.seeding import generator
 from activation_descent.side_by_side import Report, Schedule, Shape, Weights, dense, normalise, train
 
@@ -173,7 +173,7 @@ def _generators(settings: Knapsack, root: int, variant: str) -> list[np.random.G
     ]
 
 
-def encoder_states(settings: Knapsack, weights: Weights, raw: Float[Tensor, "network problem token input"]) -> list[States]:
+def encoder_states(settings: Knapsack, weights: Weights, raw: Float[Tensor, "network problem token input"]) -> list[Reaching]:
     """States after each layer, the tokens first. Items and capacities attend to items, in groups where the batch divides."""
     together = math.gcd(raw.shape[1], TOGETHER)
     x = encoders.embed(weights, settings.encoder, raw)

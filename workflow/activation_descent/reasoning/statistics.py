@@ -65,7 +65,7 @@ def table_statistics(records: pd.DataFrame) -> list[Row]:
 
 def logic_statistics(records: pd.DataFrame) -> list[Row]:
     """Accuracy on the own sampler; what is lost on the other one, against networks that were trained on it; the reasoning weights."""
-    balanced = records[records["metric"] == "balanced_accuracy"].set_index(["variant", "sampler", "seed"])["value"]
+    balanced = records[records["metric"] == "balanced_accuracy"].set_index(["variant", "sampler", "seed"])["value"].sort_index()
     depths = records[records["metric"] == "depth_accuracy"]
     rows: list[Row] = []
     for own, other in (tuple(SAMPLERS), tuple(SAMPLERS)[::-1]):
