@@ -10,6 +10,7 @@ from activation_descent.settings import (
     check_reasoning,
     check_schema,
     check_toy_problems,
+    resolve_attention,
     resolve_finetuning,
     resolve_language,
     resolve_regression,
@@ -241,3 +242,43 @@ def test_the_readme_explains_every_key_of_the_schema_and_no_other():
     explained = {key for cell in table for key in re.findall(r"`([^`]+)`", cell)}
     definitions = [SCHEMA["$defs"][name] for name in ("training", "pretraining", "mixture")]
     assert explained == {*keys(SCHEMA), *(key for definition in definitions for key in definition["properties"])}
+
+
+def attention(config):
+    return resolve_attention(config["attention"], resolve_regression(config["regression"]), config["language"])
+
+
+def test_the_shipped_attention_study_is_fine():
+    layers = attention(CONFIG)["layers"]
+    assert set(layers) == {"linear", "softmax"}
+    assert layers["softmax"]["best_of"] == CONFIG["attention"]["layers"]["attentions"]["softmax"]["best_of"]
+    assert layers["linear"]["steps"] == layers["softmax"]["steps"] == CONFIG["attention"]["layers"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("readings.variants", ["softmax_9"], r"readings\.variants: there is no variant 'softmax_9' in regression\.variants"),
+        (
+            "readings.variants",
+            ["one_layer"],
+            r"readings\.variants: variant 'one_layer' is not one layer of softmax attention and nothing else",
+        ),
+        (
+            "controls.one_layer",
+            "recurrent_2",
+            r"controls\.one_layer: variant 'recurrent_2' is not one layer of linear attention with one head",
+        ),
+        ("models.other", {"tasks": ["work"]}, r"models\.other: there is no such model in language\.models"),
+        ("models.small.tasks", ["chess"], r"models\.small: the model has no task 'chess'; its tasks are .*work"),
+        ("checkpoints.small", {"path": "x"}, r"checkpoints\.small: a model of this name stands in attention\.models"),
+        ("mixture.symbols", 11, r"mixture\.symbols: 11 states do not fit in 10 entries"),
+        ("mixture.period", 11, r"mixture\.period: 11 vectors do not repeat within 10 pairs"),
+        ("layers.shares", [1.0, 0.5], r"layers\.shares: \[1\.0, 0\.5\] do not fall from 1 to 0"),
+        ("layers.shares", [0.0, 1.0], r"layers\.shares: \[0\.0, 1\.0\] do not fall"),
+        ("layers.attentions.linear.best_of", 2, r"layers\.attentions\.linear\.best_of: 2 starts are fewer than the 3 seeds"),
+    ],
+)
+def test_attention_settings_that_do_not_go_together(path, value, sentence):
+    with pytest.raises(SettingsError, match=f"^configuration: attention\\.{sentence}"):
+        attention(change(f"attention.{path}", value))

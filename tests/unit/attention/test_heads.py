@@ -121,14 +121,44 @@ def test_the_tie_is_one_where_values_follow_the_energys_gradient():
     assert heads.hopfield_tie(replace(tied, value=-tied.value)).tolist() == pytest.approx([-1] * 4)
 
 
-def test_random_bases_keep_the_spectra_and_nothing_else():
-    c = random_circuits(width=20)
-    drawn = heads.random_bases(c, np.random.default_rng(0))
-    for first, second in zip(heads.sides(c), heads.sides(drawn), strict=True):
-        assert torch.allclose(first.singular, second.singular, atol=1e-9)
-    many = torch.stack([heads.random_bases(c, np.random.default_rng(seed)).key[0, :, 0] for seed in range(400)])
-    assert many.mean(0).abs().max() < 4 / np.sqrt(20 * 400)  # uniform on the sphere: mean 0, covariance I / width
-    assert torch.allclose(many.T @ many / 400, torch.eye(20, dtype=torch.float64) / 20, atol=4 * np.sqrt(2) / 20 / 20)
+def drawn_circuits(c, rng):
+    """A draw of the null as heads, from the bases that the draw returns."""
+    m, b, _ = heads.random_bases(*heads.sides(c), rng)
+    return replace(
+        c, query=m.bases[0] * m.singular[:, None], key=m.bases[1], value=b.bases[0] * b.singular[:, None], output=b.bases[1].mT
+    )
+
+
+@pytest.mark.parametrize("width", [20, 5])
+def test_random_bases_keep_the_spectra_and_nothing_else(width, monkeypatch):
+    """Numbers and ties of a draw are those of heads with its bases; all directions are shown here, for the test to have them."""
+    monkeypatch.setattr(heads, "ENERGY", 2.0)
+    c = random_circuits(width=width)
+    rng = np.random.default_rng(0)
+    m, b, tie = heads.random_bases(*heads.sides(c), rng)
+    as_heads = drawn_circuits(c, np.random.default_rng(0))
+    for drawn, again, own in zip((m, b), heads.sides(as_heads), heads.sides(c), strict=True):
+        assert torch.allclose(drawn.singular, own.singular, atol=1e-9)
+        assert torch.allclose(again.singular, own.singular, atol=1e-9)
+        for name in heads.PARTS:
+            assert torch.allclose(drawn.numbers[name], again.numbers[name], atol=1e-9)
+    assert torch.allclose(heads.separation(m, b), heads.separation(*heads.sides(as_heads)), atol=1e-9)
+    assert torch.allclose(tie, heads.hopfield_tie(as_heads), atol=1e-12)
+    if width == 20:
+        many = torch.stack([drawn_circuits(c, np.random.default_rng(seed)).key[0, :, 0] for seed in range(400)])
+        assert many.mean(0).abs().max() < 4 / np.sqrt(20 * 400)  # uniform on the sphere: mean 0, covariance I / width
+        assert torch.allclose(many.T @ many / 400, torch.eye(20, dtype=torch.float64) / 20, atol=4 * np.sqrt(2) / 20 / 20)
+
+
+def heads_of_the_null(c, rng):
+    """The same singular values between bases of its own, by another way than the code's: the SVD of normal matrices."""
+    m, b = heads.sides(c)
+
+    def basis():
+        u, _, vt = np.linalg.svd(rng.standard_normal(m.bases[0].shape), full_matrices=False)
+        return torch.from_numpy(u @ vt)
+
+    return replace(c, query=basis() * m.singular[:, None], key=basis(), value=basis() * b.singular[:, None], output=basis().mT)
 
 
 def test_the_largest_of_null_models_is_as_large_as_it_should_be():
@@ -136,7 +166,7 @@ def test_the_largest_of_null_models_is_as_large_as_it_should_be():
     rng = np.random.default_rng(0)
     smallest = []
     for seed in range(60):
-        c = heads.random_bases(random_circuits(seed, width=8, rank=2), rng)
+        c = heads_of_the_null(random_circuits(seed, width=8, rank=2), rng)
         maxima, _ = heads.null_maxima(c, 39, rng)
         smallest.append(heads.adjusted_p(heads.score(*heads.sides(c)), maxima).min())
     assert stats.kstest(smallest, "uniform").pvalue > 0.001

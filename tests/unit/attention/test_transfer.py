@@ -231,5 +231,5 @@ def test_a_gradient_step_by_hand_on_its_growing_context():
     assert losses.loc[("linear_copying", 1), "none"] == pytest.approx(4 * 0.25 / 6, rel=0.05)
     assert losses.loc[("linear_copying", 6), "gradient_descent"] < 0.8 * losses.loc[("linear_copying", 6), "none"]
     dynamics = losses.loc["linear_dynamics"]
-    assert dynamics["gradient_descent"].is_monotonic_decreasing
+    assert dynamics["gradient_descent"].iloc[-1] < 0.8 * dynamics["gradient_descent"].iloc[0]
     assert math.isclose(dynamics["none"].iloc[0], 4 * 0.25 / 6, rel_tol=0.06)

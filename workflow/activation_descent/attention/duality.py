@@ -259,8 +259,8 @@ def picture(digits: Digits, training: Training, shown: int, attended: int) -> di
 
     Returns:
         `image`, `label`, `predicted` of each; `attended_image`, `attended_label` and `attention` of the training digits with the
-        largest attention; `pushing_image`, `pushing_label` and `contribution` of those that move the predicted class's output most,
-        in either direction.
+        largest attention, over the mean of all; `pushing_image`, `pushing_label` and `contribution` of those that move the predicted
+        class's output most, in either direction.
     """
     first = [int((digits.test_labels == label).nonzero()[0]) for label in range(shown)]
     x, number = digits.test[first], len(digits.training_labels)
@@ -276,7 +276,7 @@ def picture(digits: Digits, training: Training, shown: int, attended: int) -> di
         "predicted": predicted,
         "attended_image": images[most],
         "attended_label": digits.training_labels[most],
-        "attention": attention.gather(1, most) / attention.abs().sum(1, keepdim=True),
+        "attention": attention.gather(1, most) / attention.mean(1, keepdim=True),
         "pushing_image": images[pushing],
         "pushing_label": digits.training_labels[pushing],
         "contribution": moved.gather(1, pushing),

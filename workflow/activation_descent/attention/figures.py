@@ -59,8 +59,8 @@ def draw_duality(picture: Mapping[str, np.ndarray]) -> "Figure":
         shown,
         columns + 2,
         (15.0, 0.78 * shown + 1.3),
-        "Left: a test digit and what is predicted. Middle: the training digits with the largest attention (share of all attention, in "
-        "%). Right: those that add most to\nthe predicted class, attention times error signal (+ for it, − against it). Above each "
+        "Left: a test digit and what is predicted. Middle: the training digits with the largest attention (times the mean attention of "
+        "all). Right: those that add most to\nthe predicted class, attention times error signal (+ for it, − against it). Above each "
         "training digit: its class, bold where it is not the predicted one.",
     )
     for row in range(shown):
@@ -70,7 +70,7 @@ def draw_duality(picture: Mapping[str, np.ndarray]) -> "Figure":
         for name, value, first in groups:
             for place in range(attended):
                 label, number = int(picture[f"{name}_label"][row, place]), float(picture[value][row, place])
-                text = f"{100 * number:.1f}" if value == "attention" else f"{number:+.1f}".replace("-", "−")
+                text = f"{number:.1f}×" if value == "attention" else f"{number:+.1f}".replace("-", "−")
                 panel = axes[row][first + place]
                 _digit(panel, picture[f"{name}_image"][row, place], f"{label}: {text}", label != predicted)
         for gap in (1, 2 + attended):
@@ -97,7 +97,7 @@ def draw_softmax(identities: pd.DataFrame, readings: pd.DataFrame, heads: pd.Dat
         (15.5, 5.0),
         "(a) Dots: seeds; rounding is near 1e−16. (b, c) Each reading predicts a direction, one rate a head is fitted on other prompts; "
         "R² is 1 − |u − ηp|² / |u − mean|², below −1 drawn at −1.\nDots: (b) heads of each seed, (c) heads of the language models, mean "
-        "over tasks and draws; bars: medians.",
+        "over tasks and draws; bars: medians. In (b) the loss is the task's, and the state to step from is empty.",
     )
     _statements(axes[0, 0], identities)
     groups = {name: own for name, own in readings[readings["head"] > 0].groupby("variant")}

@@ -19,7 +19,7 @@ Nulls. Random bases: the same singular values between independent uniform bases,
 the largest score of a model must exceed. Other heads: M of one head with B of another.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,34 +51,49 @@ class Side:
     rank: Float[Tensor, " head"]
 
 
-def side(left: Basis, right: Basis, sign: float = 1.0) -> Side:
+def side(left: Basis, right: Basis, sign: float = 1.0, singular: Float[Tensor, "head rank"] | None = None) -> Side:
     """The products `sign * left right^T`, taken apart.
 
     Products of a small rank live on the span of their factors, whose 2 * rank dimensions are all that is decomposed.
+
+    Args:
+        singular: singular values, falling, if the factors are singular vectors already; then the product is `left diag(singular) right^T`.
     """
-    width, rank = left.shape[1:]
-    small_left, small_right, span = left, right, None
-    if 2 * rank < width:
-        span, _ = torch.linalg.qr(torch.cat([left, right], dim=2))
-        small_left, small_right = span.mT @ left, span.mT @ right
-    matrix = sign * small_left @ small_right.mT
+    if singular is not None:
+        scaled = left * singular[:, None]
+        span, small_left, small_right = _on_span(scaled, right)
+        matrix = sign * small_left @ small_right.mT
+        u, s, v = left, singular, right
+    else:
+        span, small_left, small_right = _on_span(left, right)
+        matrix = sign * small_left @ small_right.mT
+        u, s, vt = torch.linalg.svd(matrix)
+        rank = left.shape[2]
+        u, s, v = u[:, :, :rank], s[:, :rank], vt.mT[:, :, :rank]
+        u, v = (basis if span is None else span @ basis for basis in (u, v))
     symmetric = (matrix + matrix.mT) / 2
-    energy = matrix.square().sum((1, 2))
     eigenvalues = torch.linalg.eigvalsh(symmetric)
-    u, s, v = torch.linalg.svd(matrix)
-    s = s[:, :rank]
-    before = s.square().cumsum(1) - s.square()
-    kept = before < ENERGY * energy[:, None]
+    energy = s.square().sum(1)
+    kept = s.square().cumsum(1) - s.square() < ENERGY * energy[:, None]
     r = kept.sum(1).to(s.dtype)
-    # A head without weights is nowhere near the construction
-    safe = torch.where(energy > 0, energy, 1)
+
+    def share(part: Tensor, whole: Tensor) -> Tensor:
+        return part / torch.where(whole > 0, whole, 1)  # a head without weights is nowhere near the construction
+
     numbers = {
-        "symmetry": symmetric.square().sum((1, 2)) / safe,
-        "positivity": eigenvalues.clamp(min=0).sum(1) / torch.where(energy > 0, eigenvalues.abs().sum(1), 1),
-        "flatness": (s * kept).sum(1).square() / torch.where(energy > 0, r * (s * kept).square().sum(1), 1),
+        "symmetry": share(symmetric.square().sum((1, 2)), energy),
+        "positivity": share(eigenvalues.clamp(min=0).sum(1), eigenvalues.abs().sum(1)),
+        "flatness": share((s * kept).sum(1).square(), r * (s * kept).square().sum(1)),
     }
-    bases = [basis[:, :, :rank] * kept[:, None] for basis in (u, v.mT)]
-    return Side(numbers, tuple(bases if span is None else (span @ basis for basis in bases)), s, r)
+    return Side(numbers, (u * kept[:, None], v * kept[:, None]), s, r)
+
+
+def _on_span(left: Basis, right: Basis) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Factors in the coordinates of an orthonormal basis of their span, and that basis; none if it would be no smaller."""
+    if 2 * left.shape[2] >= left.shape[1]:
+        return None, left, right
+    span, _ = torch.linalg.qr(torch.cat([left, right], dim=2))
+    return span, span.mT @ left, span.mT @ right
 
 
 def sides(circuits: Circuits) -> tuple[Side, Side]:
@@ -116,34 +131,31 @@ def hopfield_tie(circuits: Circuits) -> Float[Tensor, " head"]:
 # Nulls
 
 
-def random_bases(circuits: Circuits, rng: np.random.Generator) -> Circuits:
-    """Heads with the same singular values between independent uniform bases."""
-    m, b = sides(circuits)
-    heads, width, rank = circuits.query.shape
+def random_bases(m: Side, b: Side, rng: np.random.Generator) -> tuple[Side, Side, Float[Tensor, " head"]]:
+    """Heads with the same singular values between independent uniform bases: M, -B and the Hopfield tie."""
+    shape = m.bases[0].shape
 
     def basis() -> Basis:
-        normal = torch.from_numpy(rng.standard_normal((heads, width, rank)))
-        q, r = torch.linalg.qr(normal)
+        q, r = torch.linalg.qr(torch.from_numpy(rng.standard_normal(shape)))
         return q * r.diagonal(dim1=1, dim2=2).sign()[:, None]  # uniform, not what the algorithm prefers
 
-    return replace(
-        circuits,
-        query=basis() * m.singular[:, None],
-        key=basis(),
-        value=basis() * b.singular[:, None],
-        output=basis().mT,
-    )
+    query, key, value, output = basis(), basis(), basis(), basis()
+    product = (query * m.singular[:, None]).mT @ output, key.mT @ (value * b.singular[:, None])
+    tie = (product[0] * product[1]).sum((1, 2)) / (m.singular.norm(dim=1) * b.singular.norm(dim=1)).clamp(min=1e-300)
+    drawn = side(query, key, singular=m.singular), side(value, output, sign=-1.0, singular=b.singular)
+    return *drawn, tie
 
 
 def null_maxima(
     circuits: Circuits, draws: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " draw"], Float[np.ndarray, " draw"]]:
     """The largest score and the largest |t| over all heads, in each of `draws` random bases."""
+    m, b = sides(circuits)
     scores, ties = [], []
     for _ in range(draws):
-        drawn = random_bases(circuits, rng)
-        scores.append(score(*sides(drawn)).max().item())
-        ties.append(hopfield_tie(drawn).abs().max().item())
+        *drawn, tie = random_bases(m, b, rng)
+        scores.append(score(*drawn).max().item())
+        ties.append(tie.abs().max().item())
     return np.array(scores), np.array(ties)
 
 

@@ -19,16 +19,20 @@ def rows(variant: str, experiment: str, metric: str, values: pd.Series) -> Itera
 
 
 def reading_statistics(records: pd.DataFrame) -> Iterator[Row]:
-    """Of each variant the median over its heads, for each unit: <reading>_reading.
+    """Of each variant the median over its heads, for each unit: <reading>_reading; best_reading, the largest of those with a content of
+    their own (of a regression task, from_state has none: the state is empty); first_order_over_linear.
 
     For the regression study's layers descent_reading, too: all heads together against the task's gradient step.
     """
     table = records[records["metric"] == "reading_r_squared"]
     for variant, own in table.groupby("variant"):
         index = ["task", "seed"] if "task" in own and own["task"].notna().all() else ["seed"]
+        medians = own[own["head"] > 0].groupby([*index, "reading"])["value"].median().unstack("reading")
         for reading in (*READINGS, *CONTROLS):
-            units = own[(own["reading"] == reading) & (own["head"] > 0)].groupby(index)["value"].median()
-            yield from rows(variant, "readings", f"{reading}_reading", units)
+            yield from rows(variant, "readings", f"{reading}_reading", medians[reading])
+        contents = [reading for reading in READINGS if not (index == ["seed"] and reading == "from_state")]
+        yield from rows(variant, "readings", "best_reading", medians[contents].max(axis=1))
+        yield from rows(variant, "readings", "first_order_over_linear", medians["first_order"] - medians["linear"])
         together = own[own["head"] == 0].groupby(index)["value"].median()
         yield from rows(variant, "readings", "descent_reading", together)
 

@@ -41,6 +41,8 @@ METRICS = {
     "reading_r_squared": Metric("1", "of a head's updates by a reading, at the rate that fits other prompts", finite=False),
     "reading_cosine": Metric("1", "of all updates of a head and all that a reading predicts"),
     **{f"{name}_reading": Metric("1", f"median of reading_r_squared over heads: {what}") for name, what in READINGS.items()},
+    "best_reading": Metric("1", "the largest of the readings' medians, controls left out"),
+    "first_order_over_linear": Metric("1", "first_order_reading minus linear_reading", finite=False),
     "descent_reading": Metric("1", "R^2 of all heads of a layer together by the gradient step of the regression task"),
     # Layers on mixtures
     "transfer_loss_ratio": Metric("1", "loss on regression prompts / loss of one gradient step on the same prompts"),
