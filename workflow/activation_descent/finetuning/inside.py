@@ -16,7 +16,7 @@ from activation_descent.finetuning import agreement, distillation, influence, me
 from activation_descent.finetuning.audit import Rows
 from activation_descent.finetuning.cells import Cells, Row
 from activation_descent.finetuning.controls import demonstration_rows, wrong_labels
-from activation_descent.finetuning.copies import Sequences, scaled, take
+from activation_descent.finetuning.copies import Deltas, Sequences, scaled, take
 from activation_descent.finetuning.descent import descend
 from activation_descent.finetuning.evaluation import label_logits
 from activation_descent.finetuning.interventions import relabelled_tokens
@@ -271,12 +271,19 @@ def _oracle(protocol: Protocol, depth: Depth, root: int) -> dict[str, dict[str, 
             "line_share": distillation.reached(model, held_out, best).share,
         }
         if name == "demonstrations":
-            # A step that is known to lie along the gradient: what its distillation finds is the most that can be asked for
-            known = distillation.distil(
-                model, distillation.lesson_of_change(model, cells.tuning.queries, best), depth.oracle_steps
-            )
-            found["ceiling"] = {"oracle_alignment": distillation.direction_cosine(known.deltas, direction)}
+            found["ceiling"] = {"oracle_alignment": _ceiling(cells, best, direction, depth)}
     return found
+
+
+def _ceiling(cells: Cells, step: Deltas, direction: Deltas, depth: Depth) -> Tensor:
+    """Of the first draws of each task: what is found along a direction where a step along it has been distilled, which is the most that
+    can be asked for."""
+    first = torch.tensor([place for place, draw in enumerate(cells.draws) if draw < cells.rate_draws])
+    taught = distillation.lesson_of_change(cells.model, cells.tuning.queries.runs(first), take(step, first))
+    known = distillation.distil(cells.model, taught, depth.oracle_steps)
+    alignment = torch.full((len(cells),), torch.nan)
+    alignment[first] = distillation.direction_cosine(known.deltas, take(direction, first)).float()
+    return alignment
 
 
 def _read_elsewhere(cells: Cells, order: list[int]) -> Sequences:
