@@ -271,6 +271,7 @@ def test_the_shipped_attention_study_is_fine():
         ),
         ("models.other", {"tasks": ["work"]}, r"models\.other: there is no such model in language\.models"),
         ("models.small.tasks", ["chess"], r"models\.small: the model has no task 'chess'; its tasks are .*work"),
+        ("models", {"small": None}, r"models: no model of language\.models is left to scan"),
         ("checkpoints.small", {"path": "x"}, r"checkpoints\.small: a model of this name stands in attention\.models"),
         ("mixture.symbols", 11, r"mixture\.symbols: 11 states do not fit in 10 entries"),
         ("mixture.period", 11, r"mixture\.period: 11 vectors do not repeat within 10 pairs"),

@@ -322,6 +322,8 @@ def resolve_attention(study: Mapping[str, Any], variants: Mapping[str, Any], lan
         unknown = next((task for task in model["tasks"] if task not in known), None)
         if unknown:
             raise SettingsError(f"{where}.models.{name}: the model has no task '{unknown}'; its tasks are {', '.join(known)}")
+    if not any(model and language["models"].get(name) for name, model in study["models"].items()):
+        raise SettingsError(f"{where}.models: no model of language.models is left to scan")
     twice = next((name for name in study["checkpoints"] if name in study["models"]), None)
     if twice:
         raise SettingsError(f"{where}.checkpoints.{twice}: a model of this name stands in attention.models")

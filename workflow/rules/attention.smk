@@ -116,7 +116,7 @@ rule probe_attention_checkpoint:
 
 rule probe_attention_controls:
     input:
-        weights=collect("<run>/regression/{variant}/snapshots.safetensors", variant=CONTROL_LAYER),
+        weights=f"<run>/regression/{CONTROL_LAYER}/snapshots.safetensors",
     output:
         "<run>/attention/controls.csv",
     log:
@@ -129,7 +129,7 @@ rule probe_attention_controls:
     params:
         code=code("probe_attention_controls"),
         seed=config["seed"],
-        training={variant: VARIANTS[variant] for variant in CONTROL_LAYER},
+        training=VARIANTS[CONTROL_LAYER],
         shape=config["attention"]["controls"]["by_hand"],
     message:
         "Look for the construction where it is"

@@ -63,9 +63,8 @@ def checked_settings():
             "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
             "attention": [
                 *ATTENTION_SUBJECTS,
-                *config["attention"]["readings"]["variants"],
+                *compared,
                 *config["attention"]["models"],
-                *[f"{name}_{others}" for name, layers in attention["layers"].items() for others in layers["others"]],
                 *MECHANISMS,
             ],
             "reasoning": SOLVERS,
@@ -80,7 +79,7 @@ def checked_settings():
 SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
-# What the attention study has besides models and layers: the dual form, statements about softmax, controls, all models together
+# What the attention study has besides models: the dual form, statements about softmax, layers on mixtures, controls, all models together
 ATTENTION_SUBJECTS = [
     "duality",
     "linear_objective",
@@ -90,6 +89,7 @@ ATTENTION_SUBJECTS = [
     "augmented_state",
     "token_flow",
     "implicit_update",
+    *[f"{name}_{others}" for name in ("linear", "softmax") for others in ("dynamics", "markov", "copying")],
     "controls",
     "language_models",
 ]
@@ -266,9 +266,8 @@ def finetuning_costs():
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
 
 
-# Networks of the regression study that are read again, as far as it trains them; language models and files whose heads are scanned
-READ_LAYERS = [variant for variant in ATTENTION["readings"]["variants"] if variant in USED_VARIANTS]
-CONTROL_LAYER = [variant for variant in [ATTENTION["controls"]["one_layer"]] if variant in USED_VARIANTS]
+# Networks of the regression study that are read again; language models and files whose heads are scanned
+READ_LAYERS, CONTROL_LAYER = ATTENTION["readings"]["variants"], ATTENTION["controls"]["one_layer"]
 LAYERS = list(ATTENTION["layers"])
 SCANNED = {name: model for name, model in ATTENTION["models"].items() if model and name in MODELS}
 CHECKPOINTS = {name: checkpoint for name, checkpoint in ATTENTION["checkpoints"].items() if checkpoint}

@@ -12,10 +12,9 @@ from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
-params, one_layer = snakemake.params, None
-for settings, path in zip(params.training.values(), snakemake.input.weights, strict=True):
-    training = Training(**settings)
-    snapshots = load_trained(training, Path(path)).snapshots
-    one_layer = unpack(snapshots[:, -1], training.architecture)["attention"][:, 0, 0]
+params = snakemake.params
+training = Training(**params.training)
+snapshots = load_trained(training, Path(snakemake.input.weights)).snapshots
+one_layer = unpack(snapshots[:, -1], training.architecture)["attention"][:, 0, 0]
 rows = language_heads.control_records(one_layer, params.seed, tuple(params.shape))
 records.write(records.frame(rows), snakemake.output[0])

@@ -216,9 +216,7 @@ def checkpoint_records(circuits: Circuits, scan: Scan, root: int, variant: str) 
     return scan_records(circuits, scan.bases, generator(root, STUDY, SCAN, variant, "null"), variant, "trained")
 
 
-def control_records(
-    one_layer: Float[Tensor, "seed matrix width width"] | None, root: int, shape: tuple[int, int, int]
-) -> Iterator[Row]:
+def control_records(one_layer: Float[Tensor, "seed matrix width width"], root: int, shape: tuple[int, int, int]) -> Iterator[Row]:
     """Heads that must score high: by hand under random rotations, linear layers that were trained on regression, and tied values.
 
     Args:
@@ -229,9 +227,11 @@ def control_records(
     made = heads.hand_made(generator(root, STUDY, SCAN, CONTROLS, "initialise"), *shape)
     normal = torch.from_numpy(generator(root, STUDY, SCAN, CONTROLS, "tied").standard_normal(made.query.shape))
     tied = replace(made, query=normal, value=1.7 * made.key, output=normal.mT)
-    found = {"by_hand_score": heads.score(*heads.sides(made)), "tied_tie": heads.hopfield_tie(tied)}
-    if one_layer is not None:
-        found["one_layer_score"] = heads.score(*heads.sides(linear_circuits(one_layer)))
+    found = {
+        "by_hand_score": heads.score(*heads.sides(made)),
+        "one_layer_score": heads.score(*heads.sides(linear_circuits(one_layer))),
+        "tied_tie": heads.hopfield_tie(tied),
+    }
     for metric, values in found.items():
         for seed, value in enumerate(values.tolist()):
             yield {"study": STUDY, "experiment": SCAN, "variant": CONTROLS, "seed": seed, "metric": metric, "value": value}
