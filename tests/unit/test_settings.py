@@ -189,9 +189,12 @@ def test_language_settings_that_cannot_run_together(path, value, sentence):
 )
 def test_toy_and_reasoning_settings_that_cannot_run_together(path, value, sentence):
     config = change(path, value)
+    check, settings = {
+        "attention": (check_toy_problems, config["attention"]["toy_problems"]),
+        "reasoning": (check_reasoning, config["reasoning"]),
+    }[path.split(".")[0]]
     with pytest.raises(SettingsError, match=sentence):
-        check_toy_problems(config["attention"]["toy_problems"])
-        check_reasoning(config["reasoning"])
+        check(settings)
 
 
 def test_toy_and_reasoning_settings_as_shipped():

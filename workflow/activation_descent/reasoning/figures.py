@@ -125,20 +125,22 @@ def draw_logic(records: pd.DataFrame) -> "Figure":
         1,
         len(TRAINED_ON),
         (3.9 * len(TRAINED_ON), 3.8),
-        f"{BANDS.format(seeds=seeds)} Right: mean over depths of proof and what cannot be proved, each half.",
+        f"{BANDS.format(seeds=seeds)} Squares: what cannot be proved, by seed; diamonds: half of that and half of the mean over depths.",
     )
     rows = records[records["metric"] == "depth_accuracy"]
     depths = sorted(rows["depth"].unique())
     for panel, (variant, title) in zip(axes[0], TRAINED_ON.items(), strict=True):
         for (sampler, label), (colour, dashes) in zip(TESTED_ON.items(), SERIES[1:], strict=False):
             own = rows[(rows["variant"] == variant) & (rows["sampler"] == sampler)]
-            curve(panel, own, "depth", label, colour, dashes, "o")
+            curve(panel, own[own["depth"] >= 0], "depth", label, colour, dashes, "o")
+            unproved = own[own["depth"] < 0]["value"]
+            panel.plot(np.full(len(unproved), -1), unproved, color=colour, linestyle="", marker="s", markersize=4)
             total = records[
                 (records["variant"] == variant) & (records["sampler"] == sampler) & (records["metric"] == "balanced_accuracy")
             ]["value"]
             panel.plot(np.full(len(total), depths[-1] + 1), total, color=colour, linestyle="", marker="D", markersize=4)
         panel.axhline(0.5, color="0.5", linewidth=0.8)
         panel.set(title=title, xlabel="depth of proof", ylabel="accuracy", ylim=(-0.03, 1.03))
-        panel.set_xticks([*depths, depths[-1] + 1], ["none", *(f"{d:g}" for d in depths[1:]), "all"])
+        panel.set_xticks([*depths, depths[-1] + 1], ["no proof", *(f"{d:g}" for d in depths[1:]), "all"])
     axes[0][0].legend(fontsize="x-small", loc="lower left")
     return figure

@@ -119,16 +119,19 @@ def train_networks(
     space, encoder, weights = settings.problems, settings.encoder, new_networks(settings, root)
     cells = [(sampler, seed) for sampler in SAMPLERS for seed in range(settings.seeds)]
     pools = [draw(settings, root, sampler, "train", seed, settings.pool) for sampler, seed in cells]
-    by_depth = [len(pool) * depth_weights(pool) for pool in pools]
+    # Problems whose questions weigh more are drawn more often, so that rare depths are in every batch and no question outweighs it
+    by_depth = [depth_weights(pool) for pool in pools]
+    chances = [(own[pool.depth] * pool.asked).sum(1) for own, pool in zip(by_depth, pools, strict=True)]
 
     def losses(step: int) -> Float[Tensor, " network"]:
         raw, label, weight = [], [], []
-        for (sampler, seed), pool, own in zip(cells, pools, by_depth, strict=True):
+        for (sampler, seed), pool, own, chance in zip(cells, pools, by_depth, chances, strict=True):
             rng = generator(root, STUDY, EXPERIMENT, sampler, "batches", seed, step)
-            batch = simple_logic.renamed(pool[rng.integers(len(pool), size=settings.batch_size)], rng)
+            chosen = rng.choice(len(pool), settings.batch_size, p=chance / chance.sum())
+            batch = simple_logic.renamed(pool[chosen], rng)
             raw.append(simple_logic.tokens(space, batch))
             label.append(torch.from_numpy(batch.depth >= 0))
-            weight.append(torch.from_numpy(own[batch.depth] * batch.asked))
+            weight.append(torch.from_numpy(own[batch.depth] * batch.asked / chance[chosen, None]))
         said = logits(encoder, weights, space, torch.stack(raw))
         each = F.binary_cross_entropy_with_logits(said, torch.stack(label).float(), reduction="none")
         return (each * torch.stack(weight).float()).sum(2).mean(1)
