@@ -149,8 +149,8 @@ class Layer:
     """One causal layer of every mechanism, side by side.
 
     Args:
-        variants: networks of each mechanism.
-        seeds: of each of them.
+        purpose: the stream that weights come from: "train" or "tune".
+        seeds: of the networks of each mechanism; one may stand there several times.
     """
 
     def __init__(self, problem: str, settings: ToyProblems, root: int, purpose: str, seeds: Sequence[int]):
