@@ -18,7 +18,7 @@ for seed in range(settings.seeds):
     digits, training, numbers = duality.one_seed(settings, root, seed)
     rows += duality.duality_rows(numbers, seed)
     if seed == 0:
-        shown = duality.picture(digits, training, duality.CLASSES, settings.attended)
+        shown = duality.picture(digits, training, duality.CLASSES, duality.SHOWN)
 records.write(records.frame(rows), snakemake.output.numbers)
 partial = Path(snakemake.output.picture + ".partial")
 save_file({name: tensor.contiguous() for name, tensor in shown.items()}, partial)

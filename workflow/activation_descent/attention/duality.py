@@ -27,6 +27,7 @@ from activation_descent.seeding import generator
 STUDY = "attention"
 EXPERIMENT = VARIANT = "duality"
 CLASSES = 10
+SHOWN = 6  # training digits of each kind in the figure
 
 Row = dict[str, Any]
 Weights = tuple[Float[Tensor, "hidden pixel"], Float[Tensor, "class hidden_and_one"]]  # biases are their last columns

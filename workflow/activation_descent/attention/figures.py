@@ -55,13 +55,13 @@ def draw_duality(picture: Mapping[str, np.ndarray]) -> "Figure":
     shown, attended = picture["attended_label"].shape
     columns = 1 + 2 * attended
     figure, axes = panels(
-        "What a digit classifier's output layer looks at, in its dual form: initial weights + attention to all training digits",
+        "What a digit classifier looks at in its dual form, initial weights + attention to all training digits",
         shown,
         columns + 2,
-        (15.0, 0.78 * shown + 1.3),
-        "Left: a test digit and what is predicted. Middle: the training digits with the largest attention (times the mean attention of "
-        "all). Right: those that add most to\nthe predicted class, attention times error signal (+ for it, − against it). Above each "
-        "training digit: its class, bold where it is not the predicted one.",
+        (11.5, 0.84 * shown + 1.3),
+        "Left: a test digit and what is predicted. Middle: the training digits with the largest attention, over the mean of all.\n"
+        "Right: those that add most to the predicted class, attention times error signal (+ for it, − against it).\n"
+        "Above each training digit its class, bold where it is not the predicted one.",
     )
     for row in range(shown):
         predicted = int(picture["predicted"][row])
