@@ -113,6 +113,9 @@ def test_more_seeds_for_one_variant_rerun_what_depends_on_it(smoke):
         "train_regression": 1,
         "compare_regression": 1,
         "plot_regression": 1,
+        "probe_attention_softmax": 1,  # which reads its head
+        "compare_attention": 1,
+        "plot_attention": 1,
         "judge_claims": 1,
         "prepare_config": 1,
         "render_page": 1,
