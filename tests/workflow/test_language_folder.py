@@ -29,6 +29,7 @@ def test_a_real_checkpoint_without_in_context_learning_fails_the_gate(tmp_path):
         "results/folder/language/folder/statistics.csv",
         "results/folder/finetuning/folder/statistics.csv",
         "results/folder/finetuning/figures/folder_controls.svg",
+        "results/folder/attention/heads/folder.csv",
         ACTIVATION_DESCENT_MODEL=str(MODEL),
         ACTIVATION_DESCENT_DATA=str(DATA),
     )
