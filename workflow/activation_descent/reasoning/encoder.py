@@ -21,8 +21,10 @@ from activation_descent.side_by_side import Shape, Weights, dense, normalise
 
 BLOCK = ("query", "query_bias", "key_value", "key_value_bias", "output", "up", "up_bias", "down")
 
+EVERY_TOKEN = slice(None)
+
 States = Float[Tensor, "network batch token feature"]
-Reaching = Float[Tensor, "_ batch token feature"]  # states of the networks that reach a layer
+Reaching = Float[Tensor, "_ batch _ feature"]  # states of the networks that reach a layer, of the tokens that are wanted
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,13 @@ def embed(weights: Weights, encoder: Encoder, raw: Float[Tensor, "network batch 
     return dense(raw.reshape(n, b * t, -1), weights["embedding"]).view(n, b, t, encoder.width)
 
 
-def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int = 1) -> list[Reaching]:
+def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int = 1, read: slice = EVERY_TOKEN) -> list[Reaching]:
     """The states after each layer, of the networks that reach it; the tokens themselves first.
 
     Args:
         keys: how many tokens, the first ones, are attended to.
         together: examples that are put into one product behind a mask; a divisor of the batch. It changes the time and not the result.
+        read: tokens that are wanted of the deepest layer, all that it computes; with `together` all of them.
     """
     states = [x]
     mask = None
@@ -96,7 +99,8 @@ def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int 
     for layer in range(encoder.layers[0]):
         x = x[: encoder.reaching(layer)]
         block = {name: weights[f"{0 if encoder.tied else layer}.{name}"][: len(x)] for name in BLOCK}
-        x = x + attend(block, encoder, x, keys, together, mask)
+        wanted = read if layer == encoder.layers[0] - 1 else EVERY_TOKEN
+        x = x[:, :, wanted] + attend(block, encoder, x, keys, together, mask, wanted)
         n, b, t, d = x.shape
         hidden = dense(x.view(n, b * t, d), block["up"], block["up_bias"]).relu()
         x = x + dense(hidden, block["down"]).view(n, b, t, d)
@@ -104,11 +108,14 @@ def run(weights: Weights, encoder: Encoder, x: States, keys: int, together: int 
     return states
 
 
-def attend(block: Mapping[str, Tensor], encoder: Encoder, x: States, keys: int, together: int, mask: Tensor | None) -> States:
-    """What attention adds."""
-    (n, b, t, d), heads = x.shape, encoder.heads
+def attend(
+    block: Mapping[str, Tensor], encoder: Encoder, x: States, keys: int, together: int, mask: Tensor | None, wanted: slice
+) -> Float[Tensor, "network batch wanted feature"]:
+    """What attention adds to the tokens that are wanted."""
     normal = normalise(x)
-    query = dense(normal.view(n, b * t, d), block["query"], block["query_bias"])
+    asking = normal[:, :, wanted]
+    (n, b, t, d), heads = asking.shape, encoder.heads
+    query = dense(asking.reshape(n, b * t, d), block["query"], block["query_bias"])
     source = normal[:, :, :keys].reshape(n, b * keys, d)
     key, value = dense(source, block["key_value"], block["key_value_bias"]).chunk(2, -1)
 

@@ -94,9 +94,9 @@ def new_networks(settings: Logic, root: int) -> Weights:
 
 def logits(encoder: Encoder, weights: Weights, space: Space, raw: Tensor) -> Float[Tensor, "network problem predicate"]:
     """What the networks say of every predicate; above 0 is proved."""
-    states = encoders.run(weights, encoder, encoders.embed(weights, encoder, raw), raw.shape[2])
-    asked = encoders.final(encoder, states)[:, :, FIRST_PREDICATE : FIRST_PREDICATE + space.most]
-    return encoders.read(weights, encoder, asked)[..., 0]
+    predicates = slice(FIRST_PREDICATE, FIRST_PREDICATE + space.most)
+    states = encoders.run(weights, encoder, encoders.embed(weights, encoder, raw), raw.shape[2], read=predicates)
+    return encoders.read(weights, encoder, states[-1])[..., 0]
 
 
 def train_networks(
@@ -122,12 +122,13 @@ def train_networks(
     # Problems whose questions weigh more are drawn more often, so that rare depths are in every batch and no question outweighs it
     by_depth = [depth_weights(pool) for pool in pools]
     chances = [(own[pool.depth] * pool.asked).sum(1) for own, pool in zip(by_depth, pools, strict=True)]
+    below = [np.cumsum(chance / chance.sum()) for chance in chances]
 
     def losses(step: int) -> Float[Tensor, " network"]:
         raw, label, weight = [], [], []
-        for (sampler, seed), pool, own, chance in zip(cells, pools, by_depth, chances, strict=True):
+        for (sampler, seed), pool, own, chance, ends in zip(cells, pools, by_depth, chances, below, strict=True):
             rng = generator(root, STUDY, EXPERIMENT, sampler, "batches", seed, step)
-            chosen = rng.choice(len(pool), settings.batch_size, p=chance / chance.sum())
+            chosen = np.searchsorted(ends[:-1], rng.random(settings.batch_size), side="right")
             batch = simple_logic.renamed(pool[chosen], rng)
             raw.append(simple_logic.tokens(space, batch))
             label.append(torch.from_numpy(batch.depth >= 0))
