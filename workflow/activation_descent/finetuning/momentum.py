@@ -73,7 +73,8 @@ class Momentum(Memory):
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
         logits = q @ k.mT / math.sqrt(q.shape[-1])
-        return softmax_attention(q, k, v) + (decay(self.rate, v.shape[2]) * logits) @ v
+        weights = logits.masked_fill(_distance(v.shape[2]) < 0, -math.inf).softmax(-1)
+        return (weights + decay(self.rate, v.shape[2]) * logits) @ v  # one product with the values serves both
 
 
 class Convolution(nn.Module):

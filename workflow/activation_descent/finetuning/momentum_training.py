@@ -121,7 +121,7 @@ def join(jobs: Sequence[Job]) -> Networks:
     )
     for parameter in parameters:  # made here, Adam's state can be restored before any step
         zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        optimiser.state[parameter] = {"step": torch.zeros(())} | zeros
+        optimiser.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
     return Networks(jobs, weights, attends, optimiser)
 
 
