@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.finetuning import momentum
+from activation_descent.finetuning import momentum, momentum_training
 from activation_descent.language.corpus import Mixture
 from activation_descent.language.pretraining import Pretraining
 from activation_descent.language.world import load_world
@@ -30,6 +30,6 @@ with track(snakemake.config["tracking"], Path(params.runs), momentum.STUDY, snak
 
     output = Path(snakemake.output[0])
     checkpoint = output.with_name(f"{attention}.checkpoint.safetensors")
-    jobs = momentum.train(attention, settings, world, mixture, params.seed, seeds, checkpoint, params.code, report)
+    jobs = momentum_training.train(attention, settings, world, mixture, params.seed, seeds, checkpoint, params.code, report)
     rows = momentum.momentum_records(attention, jobs, evaluation, params.seed)
     records.write(records.frame(rows), output)

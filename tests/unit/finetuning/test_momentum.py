@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from activation_descent.errors import DivergedError
-from activation_descent.finetuning import momentum
+from activation_descent.finetuning import momentum, momentum_training
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
-from activation_descent.language.network import final_states, softmax_attention
+from activation_descent.language.network import final_states, next_token_loss, softmax_attention
 from activation_descent.language.pretraining import Pretraining
 from activation_descent.language.world import make_world
 
@@ -116,7 +117,7 @@ def test_convolution_by_position(heads):
     module.taps.data.normal_(generator=torch.Generator().manual_seed(1))
 
     def expected(q, k, v, head):
-        taps = module.taps[:, head, 0]
+        taps = module.taps[head]
         filtered = [sum(taps[back] * v[i - back] for back in range(min(i, 2) + 1)) for i in range(LENGTH)]
         return by_position(q, k, torch.stack(filtered))
 
@@ -147,7 +148,7 @@ def test_a_recency_bias_of_slope_zero_is_vanilla(heads):
 @pytest.fixture(scope="module")
 def trained():
     """Two seeds of each variant after a few steps."""
-    return {variant: momentum.train(variant, SETTINGS, WORLD, MIXTURE, 0, 2) for variant in momentum.VARIANTS}
+    return {variant: momentum_training.train(variant, SETTINGS, WORLD, MIXTURE, 0, 2) for variant in momentum.VARIANTS}
 
 
 @pytest.mark.parametrize("variant", momentum.VARIANTS)
@@ -181,24 +182,87 @@ def test_what_a_variant_adds_is_trained(trained, variant):
         assert not torch.equal(before, after)
 
 
-def test_stages_change_by_the_clock(monkeypatch):
-    read = []
-    monkeypatch.setattr(
-        momentum.Job, "advance", lambda job, steps, stage, decay_from: read.append((*steps, stage, decay_from)) or 1
-    )
-    momentum.train("vanilla", SETTINGS, WORLD, MIXTURE, 0, 1)
-    assert read == [(step, int(step >= 4), 6) for step in range(8)]
+@pytest.fixture
+def double_precision():
+    """Adam divides by the gradient's size, and so what rounding leaves of a gradient that is zero moves a weight as far as any other."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("variant", momentum.VARIANTS)
+def test_side_by_side_each_is_what_it_is_alone(variant):
+    """Against pretraining's own steps, which take one network, PyTorch's derivatives and its clipping of gradients."""
+    settings = replace(SETTINGS, clip_norm=0.3)
+    together = momentum_training.train(variant, settings, WORLD, MIXTURE, 0, 3)
+    for seed, job in enumerate(together):
+        alone = momentum.make_job(variant, settings, WORLD, MIXTURE, 0, seed)
+        fresh = [parameter.detach().clone() for parameter in alone.parameters]
+        for state in alone.optimiser.state.values():
+            state["step"] = state["step"].float()  # whatever the precision of the weights
+        for step in range(settings.steps):
+            alone.advance(range(step, step + 1), int(step >= settings.stage_steps), settings.steps - settings.decay_steps)
+        for before, one, other in zip(fresh, alone.parameters, job.parameters, strict=True):
+            assert torch.allclose(one, other, rtol=1e-5, atol=1e-7)
+            assert not torch.allclose(one, before, atol=1e-3)
 
 
 @pytest.mark.parametrize("variant", momentum.VARIANTS)
-def test_the_same_seed_gives_the_same_bytes(trained, variant):
-    again = momentum.train(variant, SETTINGS, WORLD, MIXTURE, 0, 1)[0]
-    assert all(map(torch.equal, again.parameters, trained[variant][0].parameters))
-    assert not torch.equal(again.parameters[0], trained[variant][1].parameters[0])
+def test_losses_and_gradients_side_by_side_are_those_alone(variant):
+    jobs = [momentum.make_job(variant, SETTINGS, WORLD, MIXTURE, 0, seed) for seed in (0, 1, 2)]
+    alone = [momentum.make_job(variant, SETTINGS, WORLD, MIXTURE, 0, seed) for seed in (0, 1, 2)]
+    networks = momentum_training.join(jobs)
+    losses = momentum_training.next_token_losses(networks, torch.stack([job.rows(5, 1) for job in jobs]))
+    losses.sum().backward()
+    for seed, job in enumerate(alone):
+        loss = next_token_loss(job.network, job.rows(5, 1), job.tables, job.attends)
+        loss.backward()
+        assert losses[seed].item() == pytest.approx(loss.item(), rel=1e-5)
+        for together, parameter in zip(networks.parameters, job.parameters, strict=True):
+            own = together.grad.view(3, *parameter.shape)[seed]
+            assert torch.allclose(own, parameter.grad, rtol=1e-4, atol=1e-5 * parameter.grad.abs().max().item())
+
+
+def test_a_loss_over_more_positions_than_are_taken_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    states, words = (torch.randn(2, n, 4, generator=generator, requires_grad=True) for n in (11, 9))
+    targets = torch.randint(9, (2, 11), generator=generator)
+    monkeypatch.setattr(momentum_training, "POSITIONS_AT_ONCE", 4)
+    weight = torch.tensor([1.0, 3.0])
+    found = momentum_training._Surprise.apply(states, words, targets)
+    expected = torch.stack([F.cross_entropy(states[i] @ words[i].T, targets[i]) for i in (0, 1)])
+    assert torch.allclose(found, expected)
+    pairs = zip(*(torch.autograd.grad((weight * loss).sum(), [states, words]) for loss in (found, expected)), strict=True)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in pairs)
+
+
+def test_normalisation_and_its_derivative():
+    x = torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.allclose(momentum_training._Normalised.apply(x, 0.1), F.rms_norm(x, (5,), eps=0.1))
+    assert torch.autograd.gradcheck(lambda x: momentum_training._Normalised.apply(x, 0.1), x)
+
+
+def test_stages_change_by_the_clock(monkeypatch):
+    read, rates = [], []
+    rows, rate = momentum_training.Job.rows, momentum_training.Job.rate
+    monkeypatch.setattr(momentum_training.Job, "rows", lambda job, *place: read.append(place) or rows(job, *place))
+    monkeypatch.setattr(momentum_training.Job, "rate", lambda job, *place: rates.append(place) or rate(job, *place))
+    momentum_training.train("vanilla", SETTINGS, WORLD, MIXTURE, 0, 1)
+    assert read == [(step, int(step >= 4)) for step in range(8)]
+    assert rates == [(step, 6) for step in range(8)]
+
+
+@pytest.mark.parametrize("variant", momentum.VARIANTS)
+def test_the_same_seeds_give_the_same_bytes(trained, variant):
+    again = momentum_training.train(variant, SETTINGS, WORLD, MIXTURE, 0, 2)
+    for job, before in zip(again, trained[variant], strict=True):
+        assert all(map(torch.equal, job.parameters, before.parameters))
+    assert not torch.equal(again[0].parameters[0], again[1].parameters[0])
 
 
 def test_a_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
-    save, seen = momentum.checkpointing.save, []
+    save, seen = momentum_training.checkpointing.save, []
 
     def interrupted(*arguments):
         save(*arguments)
@@ -206,12 +270,12 @@ def test_a_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch
             raise KeyboardInterrupt
 
     checkpoint = tmp_path / "checkpoint.safetensors"
-    monkeypatch.setattr(momentum.checkpointing, "save", interrupted)
+    monkeypatch.setattr(momentum_training.checkpointing, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        momentum.train("momentum", SETTINGS, WORLD, MIXTURE, 0, 2, checkpoint)
-    monkeypatch.setattr(momentum.checkpointing, "save", save)
+        momentum_training.train("momentum", SETTINGS, WORLD, MIXTURE, 0, 2, checkpoint)
+    monkeypatch.setattr(momentum_training.checkpointing, "save", save)
     report = lambda step, values: seen.append((step, values["training_loss"]))
-    jobs = momentum.train("momentum", SETTINGS, WORLD, MIXTURE, 0, 2, checkpoint, report=report)
+    jobs = momentum_training.train("momentum", SETTINGS, WORLD, MIXTURE, 0, 2, checkpoint, report=report)
     for job, whole in zip(jobs, trained["momentum"], strict=True):
         assert all(map(torch.equal, job.parameters, whole.parameters))
     assert [step for step, _ in seen] == [3, 6, 8]
@@ -221,7 +285,7 @@ def test_a_resumed_run_ends_with_the_same_weights(trained, tmp_path, monkeypatch
 
 def test_a_loss_that_is_not_finite_names_the_variant():
     with pytest.raises(DivergedError, match="convolution diverged"):
-        momentum.train("convolution", replace(SETTINGS, init_scale=float("inf")), WORLD, MIXTURE, 0, 1)
+        momentum_training.train("convolution", replace(SETTINGS, init_scale=float("inf")), WORLD, MIXTURE, 0, 1)
 
 
 # Measurement
@@ -253,14 +317,8 @@ def test_perplexity_is_that_of_the_training_loss(trained):
     job = trained["momentum"][0]
     tokens = job.rows(100, 1)
     with torch.no_grad():
-        loss = momentum_loss(job, tokens)
+        loss = next_token_loss(job.network, tokens, job.tables, job.attends).item()
     assert momentum.perplexity(job, tokens) == pytest.approx(math.exp(loss), rel=1e-5)
-
-
-def momentum_loss(job, tokens):
-    from activation_descent.language.network import next_token_loss
-
-    return next_token_loss(job.network, tokens, job.tables, job.attends).item()
 
 
 def test_accuracy_of_one_who_knows_some_labels(monkeypatch):

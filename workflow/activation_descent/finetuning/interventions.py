@@ -29,7 +29,7 @@ LOSSES = ("input", "label", "restricted", "squared", "linear")  # the first two 
 STEPS = {  # other ways to take steps
     "full_batch": Recipe(sequential=False),
     "passes_4": Recipe(passes=4),
-    "passes_16": Recipe(passes=16),
+    "passes_8": Recipe(passes=8),
     "adam": Recipe(optimiser="adam"),
     "sign": Recipe(optimiser="sign"),
 }

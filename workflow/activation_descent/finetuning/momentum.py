@@ -15,12 +15,10 @@ The paper does not say which eta it took. Here each head learns its own, as the 
 documents, all cost the same number of training tokens, and a head to which a moving average is of no use can do without.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,6 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from activation_descent import checkpointing
 from activation_descent.finetuning import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
@@ -45,7 +42,6 @@ TAPS = 3
 BATCH = 64  # documents read at once
 
 Row = dict[str, Any]
-Report = Callable[[int, Mapping[str, float]], None]
 
 # Attention in five kinds: queries, keys and values of all heads -> what each head says at each token
 
@@ -66,15 +62,19 @@ class MovingAverage(Memory):
     """MoAttn."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
-        return (_weights(_logits(q, k)) + decay(self.rate, v.shape[2])) @ v
+        rows, _, length, _ = v.shape
+        # The same weights for all rows: one product with the values of all of them
+        remembered = torch.bmm(decay(self.rate, length), v.permute(1, 2, 0, 3).flatten(2)).unflatten(2, (rows, -1))
+        return softmax_attention(q, k, v) + remembered.permute(2, 0, 1, 3)
 
 
 class Momentum(Memory):
     """Momentum on `sum_i v_i k_i^T`, applied to the query that softmax attention sees."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
-        logits = _logits(q, k)
-        return (_weights(logits) + decay(self.rate, v.shape[2]) * logits) @ v
+        logits = q @ k.mT / math.sqrt(q.shape[-1])
+        weights = logits.masked_fill(_distance(v.shape[2]) < 0, -math.inf).softmax(-1)
+        return (weights + decay(self.rate, v.shape[2]) * logits) @ v  # one product with the values serves both
 
 
 class Convolution(nn.Module):
@@ -82,14 +82,15 @@ class Convolution(nn.Module):
 
     def __init__(self, heads: int, head_dim: int):
         super().__init__()
-        taps = torch.zeros(TAPS, heads, 1, head_dim)
-        taps[0] = 1
+        taps = torch.zeros(heads, TAPS, head_dim)
+        taps[:, 0] = 1
         self.taps = nn.Parameter(taps)
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
         length = v.shape[2]
         padded = F.pad(v, (0, 0, TAPS - 1, 0))
-        filtered = sum(tap * padded[:, :, TAPS - 1 - back :][:, :, :length] for back, tap in enumerate(self.taps))
+        taps = self.taps[:, :, None].unbind(1)  # head 1 feature
+        filtered = sum(tap * padded[:, :, TAPS - 1 - back :][:, :, :length] for back, tap in enumerate(taps))
         return softmax_attention(q, k, filtered)
 
 
@@ -103,7 +104,7 @@ class RecencyBias(nn.Module):
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
         distance = _distance(v.shape[2])
         bias = torch.where(distance < 0, -math.inf, -self.slope[:, None, None] * distance)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
 
 
 VARIANTS: dict[str, type[nn.Module] | None] = {
@@ -115,18 +116,9 @@ VARIANTS: dict[str, type[nn.Module] | None] = {
 }
 
 
-def _logits(q: Heads, k: Heads) -> Float[Tensor, "row head token source"]:
-    return q @ k.mT / math.sqrt(q.shape[-1])
-
-
-def _weights(logits: Float[Tensor, "row head token source"]) -> Float[Tensor, "row head token source"]:
-    """Of causal softmax attention; one product with the values serves them and what is added to them."""
-    return logits.masked_fill(_distance(logits.shape[-1]) < 0, -math.inf).softmax(-1)
-
-
 def decay(rate: Float[Tensor, " head"], length: int) -> Float[Tensor, "head token source"]:
     """`rate^(t - i)` for earlier tokens i < t, else 0."""
-    return rate[:, None, None].pow(_distance(length).clamp(min=1)).tril(-1)
+    return (rate.log()[:, None, None] * _distance(length).clamp(min=1)).exp().tril(-1)
 
 
 def _distance(length: int) -> Int[Tensor, "token source"]:
@@ -134,7 +126,7 @@ def _distance(length: int) -> Int[Tensor, "token source"]:
     return place[:, None] - place
 
 
-# Training
+# A model to train
 
 
 def make_job(variant: str, settings: Pretraining, world: World, mixture: Mixture, root: int, seed: int) -> Job:
@@ -146,58 +138,6 @@ def make_job(variant: str, settings: Pretraining, world: World, mixture: Mixture
 
 def _stream(root: int, seed: int, variant: str, purpose: str, step: int = 0) -> np.random.Generator:
     return generator(root, STUDY, EXPERIMENT, "all", purpose, seed, step)
-
-
-def train(
-    variant: str,
-    settings: Pretraining,
-    world: World,
-    mixture: Mixture,
-    root: int,
-    seeds: int,
-    checkpoint: Path | None = None,
-    code: str = "",
-    report: Report = lambda step, values: None,
-) -> list[Job]:
-    """Train one variant from several seeds, each for `settings.steps` steps, whatever it learns by then.
-
-    Stages last `stage_steps` steps, the last one to the end; the learning rate falls to zero over the last `decay_steps`.
-
-    Args:
-        checkpoint, code, report: as in `pretraining.train`; the report's value is the mean loss over seeds and a block of steps.
-
-    Raises:
-        DivergedError: if a loss is no longer finite.
-        CheckpointError: if the checkpoint is damaged.
-    """
-    with checkpointing.alone(checkpoint):
-        jobs = [make_job(variant, settings, world, mixture, root, seed) for seed in range(seeds)]
-        blocks = math.ceil(settings.steps / settings.block)
-        losses = torch.full((blocks,), torch.nan, dtype=torch.float64)
-        described = {"root": root, "variant": variant, "seeds": seeds, "code": code, "world": asdict(world)}
-        identity = json.dumps(described | {"settings": [*map(asdict, (settings, mixture))]}, sort_keys=True)
-        state = {"losses": losses}
-        for seed, job in enumerate(jobs):
-            state |= {f"seed_{seed}_{name}": tensor for name, tensor in job.state().items()}
-        done = checkpointing.restore(checkpoint, identity, state)
-        for block in range(blocks):
-            steps = range(block * settings.block, min((block + 1) * settings.block, settings.steps))
-            if block >= done:
-                losses[block] = sum(_advance(job, steps) for job in jobs) / seeds
-                checkpointing.save(checkpoint, identity, state, block + 1)
-            report(steps.stop, {"training_loss": float(losses[block])})
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
-    return jobs
-
-
-def _advance(job: Job, steps: range) -> float:
-    """Train through `steps`, which may lie in several stages; returns the mean loss."""
-    settings, total = job.settings, 0.0
-    for step in steps:
-        stage = min(step // settings.stage_steps, len(settings.stages) - 1)
-        total += job.advance(range(step, step + 1), stage, settings.steps - settings.decay_steps)
-    return total / len(steps)
 
 
 # Evaluation, on documents of the stream "evaluate"
