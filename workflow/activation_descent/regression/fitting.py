@@ -23,14 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.regression.learners import optimal_rate
+from activation_descent.regression.closed_forms import PUBLISHED_GAMMAS, optimal_rate, uniform_moments
 from activation_descent.regression.recursion import Spectra, newton_residuals, residuals, ridge_residuals, spectra, task_losses
-from activation_descent.regression.tasks import uniform_moments
 from activation_descent.seeding import generator
 
 HALF_RANGE = 0.5
 BOUND = 100.0  # times the loss of w = 0: about the loss of a prediction that is clipped at 10, as the published networks are
-PUBLISHED_GAMMAS = {10: 0.179, 25: 0.099, 50: 0.056, 100: 0.029}  # by N, two steps, d = 10 (appendix A.10)
 LADDER = ("gradient_descent", "gradient_descent_per_step", "gd_plus_plus", "gd_plus_plus_per_layer")
 
 

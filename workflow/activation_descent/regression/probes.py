@@ -19,8 +19,8 @@ from activation_descent.regression.alignment import (
     learner_layers,
     predictions_of,
 )
+from activation_descent.regression.closed_forms import expected_loss, optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
-from activation_descent.regression.learners import expected_loss, optimal_rate
 from activation_descent.regression.tasks import Tasks, other_distribution_tasks, with_noisy_labels
 from activation_descent.regression.training import STUDY, Trained, Training
 from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, enter, products, unpack

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from activation_descent.records import tail
 from activation_descent.regression.alignment import (
     STUDY,
     Answer,
@@ -22,14 +23,13 @@ from activation_descent.regression.alignment import (
     loss_of,
     plus_plus_family,
 )
+from activation_descent.regression.closed_forms import expected_loss, optimal_rate
 from activation_descent.regression.constructions import step_sizes
 from activation_descent.regression.learners import (
     best_rate,
-    expected_loss,
     gd_plus_plus_model,
     gradient_descent_model,
     least_squares_model,
-    optimal_rate,
 )
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import Trained, Training
@@ -39,11 +39,6 @@ UNDAMPED_HORIZON = 20  # iterations after which acceptance test T8 looks for div
 REACHED = 1.02  # times the loss of a gradient step: what counts as having found it
 ROUNDING = 1e-20  # of a loss
 PREFIXES = {"gradient_descent": "", "gd_plus_plus": "plus_plus_", "target": "target_"}
-
-
-def tail(table: pd.DataFrame, share: float) -> pd.DataFrame:
-    """The rows of the last `share` of training: the learning rate never decays, so single snapshots hover around their mean."""
-    return table[table["step"] > (1 - share) * table["step"].max()]
 
 
 def course_statistics(alignment: pd.DataFrame, share: float) -> dict[str, np.ndarray]:

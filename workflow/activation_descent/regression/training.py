@@ -21,9 +21,10 @@ from torch import Tensor
 
 from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
+from activation_descent.regression.closed_forms import optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.gradients import losses_and_gradients
-from activation_descent.regression.learners import gradient_descent_model, optimal_rate, predict, ridge_model
+from activation_descent.regression.learners import gradient_descent_model, predict, ridge_model
 from activation_descent.regression.tasks import Tasks, linear_tasks, sine_tasks
 from activation_descent.regression.transformer import Architecture, Vector, initialise, shapes, unpack
 from activation_descent.seeding import generator
