@@ -23,12 +23,16 @@ ONLINE_TIMEOUT = 20  # seconds that a run waits for the network before it is rec
 Log = Callable[[int, Mapping[str, float]], None]
 
 
-def log_to(path: str) -> None:
-    """Send this process's prints and warnings to a log file.
+def log_to(path: str, threads: int | None = None) -> None:
+    """Send this process's prints and warnings to a log file, and hold torch to a number of threads.
 
     An uncaught `ActivationDescentError` ends the process with its one sentence, in the log and on the terminal; any other exception
     leaves its traceback in the log. The end itself is made quick, too.
     """
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     atexit.register(gc.freeze)  # else the interpreter looks for cycles in all of torch before it goes: half a second
     terminal = sys.__stderr__
     sys.stdout = sys.stderr = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (open to the process's end)

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from activation_descent import records
 from activation_descent.regression import alignment, probes, statistics
 from activation_descent.regression.training import Training, load_trained
 from activation_descent.tracking import log_to
 
-log_to(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
+log_to(snakemake.log[0], snakemake.threads)
 params, variant = snakemake.params, snakemake.wildcards.variant
 training = Training(**params.training)
 evaluation = alignment.Evaluation.from_settings(params.evaluation)

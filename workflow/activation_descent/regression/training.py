@@ -317,13 +317,16 @@ def train(
         checkpoint: a file that is rewritten after each block and removed at the end. If it exists and was written by the same
             settings and the same code, training resumes from it; any other is ignored.
         code: a digest of the program.
-        device: where to train, as torch names it.
+        device: where to train, as torch names it; "auto" for a GPU if there is one.
         report: called after each block with the step and a loss for each start, earlier blocks of a resumed run included.
 
     Raises:
         DivergedError: if a loss is no longer finite.
         CheckpointError: if the checkpoint is damaged.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_flush_denormal(True)  # deep networks start from products of tiny numbers, which are slow below 1e-38
     with checkpointing.alone(checkpoint):
         job = Job(settings, root, variant, device)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
