@@ -139,10 +139,15 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
     }
 
 
+def median_loss(answer: Answer, tasks: Tasks) -> float:
+    """The median over tasks: losses of deep networks have a heavy tail, where a mean depends on which tasks are drawn."""
+    return 0.5 * (answer.prediction - tasks.target).square().median().item()
+
+
 def control_statistics(
     training: Training, number: int, tuning: int, root: int, variant: str, trained: Trained, learners: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """What the metrics say of learners whose answer is known, and of the trained network against the wrong reference.
+    """What the metrics say of learners whose answer is known, of the trained network against the wrong reference, and in the median.
 
     On `number` evaluation tasks, and `tuning` others on which the best rate is sought. On true labels whatever the variant was trained
     to answer: a learner that is the target itself has no loss to compare with.
@@ -152,6 +157,8 @@ def control_statistics(
     layers = learner_layers(training, learners)
     descent = answer_of_layers(layers["gradient_descent"], tasks)
     squares = answer_of_model(least_squares_model(tasks), tasks)
+    rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
+    one_step = answer_of_model(gradient_descent_model(tasks, [rate]), tasks)
 
     def each_seed(vectors: torch.Tensor) -> dict[str, float]:
         untrained, network = (answer_of_network(vector, tasks, training.architecture) for vector in (vectors[0], vectors[-1]))
@@ -164,6 +171,7 @@ def control_statistics(
             "untrained_prediction_difference": before.prediction_difference,
             "other_task_cosine": align(network, other).cosine,
             "least_squares_cosine": align(network, squares).cosine,
+            "median_loss_ratio": median_loss(network, tasks) / median_loss(one_step, tasks),
         }
         if training.layers == 1 and training.architecture.is_linear_attention:
             halved = vectors[-1].clone()
