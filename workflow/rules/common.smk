@@ -103,7 +103,6 @@ VARIANTS, SIZES, FINETUNING, ATTENTION, CLAIMS = checked_settings()
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
 USED_VARIANTS = sorted({variant for figure in FIGURES.values() for variant in figure["variants"]})
-PROBED = [variant for variant in config["regression"]["probed"] if variant in USED_VARIANTS]
 
 
 def of_kind(kind):
@@ -111,9 +110,16 @@ def of_kind(kind):
     return [name for name, figure in FIGURES.items() if figure["kind"] == kind]
 
 
+def one_of(names):
+    """A wildcard constraint: these names and no other."""
+    return "|".join(sorted(names)) or "(?!)"
+
+
 # Sine waves have no learner to be held against but their partner's gradient step, which is a comparison of its own
 COMPARED = [variant for variant in USED_VARIANTS if VARIANTS[variant]["tasks"] == "linear"]
 ROLLED_OUT = [FIGURES[figure]["variants"][0] for figure in of_kind("one_layer")]
+# The figure of a layer that is rolled out shows it away from its training, too
+PROBED = [variant for variant in COMPARED if variant in config["regression"]["probed"] or variant in ROLLED_OUT]
 SWEEPS = [figure for figure in of_kind("one_layer") if len(FIGURES[figure]["variants"]) > 1]
 
 # Which records of its variants a figure shows, by kind; what has no variants has a file of its own.
@@ -136,9 +142,11 @@ SHOWN = {
 
 
 def evaluation_size(variant):
-    """Evaluation tasks of a variant."""
-    many = variant in PROBED and VARIANTS[variant]["layers"] <= 2
-    return config["regression"]["evaluation"]["tasks" if many else "sweep_tasks"]
+    """Evaluation tasks of a variant: half of the others' where a task has many more entries or passes many more layers."""
+    settings, evaluation = VARIANTS[variant], config["regression"]["evaluation"]
+    if variant in PROBED and settings["layers"] <= 2:
+        return evaluation["tasks"]
+    return evaluation["sweep_tasks"] // (2 if settings["input_dim"] > 20 or settings["layers"] > 10 else 1)
 
 
 def shown_in_figure(wildcards):
@@ -179,8 +187,6 @@ def regression_costs():
     jobs = {
         "train_regression": USED_VARIANTS,
         "compare_regression": COMPARED,
-        "probe_regression": PROBED,
-        "probe_regression_rollout": ROLLED_OUT,
         "compare_regression_sizes": SWEEPS,
         "compare_regression_ladder": of_kind("ladder"),
         "compare_regression_sine": of_kind("sine"),

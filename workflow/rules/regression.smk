@@ -54,6 +54,8 @@ rule compare_regression:
         "<run_logs>/compare_regression/{variant}.log",
     benchmark:
         "<run_benchmarks>/compare_regression/{variant}.tsv"
+    wildcard_constraints:
+        variant=one_of(set(COMPARED) - set(PROBED)),
     conda:
         "../../envs/activation-descent.yaml"
     threads: 1
@@ -69,53 +71,32 @@ rule compare_regression:
         "../scripts/compare_regression.py"
 
 
-rule probe_regression:
-    input:
-        weights=rules.train_regression.output.weights,
-        learners=rules.train_regression_learners.output.learners,
+# Networks that are tried away from their training, too, or applied again and again: further outputs of the same job, because to start one
+# and to load its libraries takes longer than most comparisons
+use rule compare_regression as probe_regression with:
     output:
+        alignment="<run>/regression/{variant}/alignment.csv",
+        statistics="<run>/regression/{variant}/statistics.csv",
         generalisation="<run>/regression/{variant}/generalisation.csv",
-        statistics="<run>/regression/{variant}/probes.csv",
-    log:
-        "<run_logs>/probe_regression/{variant}.log",
-    benchmark:
-        "<run_benchmarks>/probe_regression/{variant}.tsv"
-    conda:
-        "../../envs/activation-descent.yaml"
-    threads: 1
-    params:
-        code=code("probe_regression"),
-        seed=config["seed"],
-        training=lambda wildcards: VARIANTS[wildcards.variant],
-        evaluation=config["regression"]["evaluation"],
+        probes="<run>/regression/{variant}/probes.csv",
+    wildcard_constraints:
+        variant=one_of(set(PROBED) - set(ROLLED_OUT)),
     message:
-        "Try the network away from its training: {wildcards.variant}"
-    script:
-        "../scripts/probe_regression.py"
+        "Hold the network against its learners, and try it away from its training: {wildcards.variant}"
 
 
-rule probe_regression_rollout:
-    input:
-        weights=rules.train_regression.output.weights,
+use rule probe_regression as probe_regression_rollout with:
     output:
+        alignment="<run>/regression/{variant}/alignment.csv",
+        statistics="<run>/regression/{variant}/statistics.csv",
+        generalisation="<run>/regression/{variant}/generalisation.csv",
+        probes="<run>/regression/{variant}/probes.csv",
         rollout="<run>/regression/{variant}/rollout.csv",
-        statistics="<run>/regression/{variant}/rollout_statistics.csv",
-    log:
-        "<run_logs>/probe_regression_rollout/{variant}.log",
-    benchmark:
-        "<run_benchmarks>/probe_regression_rollout/{variant}.tsv"
-    conda:
-        "../../envs/activation-descent.yaml"
-    threads: 1
-    params:
-        code=code("probe_regression_rollout"),
-        seed=config["seed"],
-        training=lambda wildcards: VARIANTS[wildcards.variant],
-        evaluation=config["regression"]["evaluation"],
+        rollout_statistics="<run>/regression/{variant}/rollout_statistics.csv",
+    wildcard_constraints:
+        variant=one_of(ROLLED_OUT),
     message:
-        "Apply the layer again and again: {wildcards.variant}"
-    script:
-        "../scripts/probe_regression_rollout.py"
+        "Hold the network against its learners, try it away from its training, and again and again: {wildcards.variant}"
 
 
 rule compare_regression_sizes:

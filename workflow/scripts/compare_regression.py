@@ -1,16 +1,13 @@
-"""Hold every snapshot of one variant's networks against the learners, on the same tasks, beside controls."""
+"""Hold networks of one variant against the learners, on the same tasks, beside controls; if asked to, away from training, too."""
 
 from pathlib import Path
-
-import torch
 
 from activation_descent import records
 from activation_descent.regression import alignment, probes, statistics
 from activation_descent.regression.training import Training, load_trained
 from activation_descent.tracking import log_to
 
-log_to(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
+log_to(snakemake.log[0], snakemake.threads)
 params, variant = snakemake.params, snakemake.wildcards.variant
 training = Training(**params.training)
 evaluation = alignment.Evaluation.from_settings(params.evaluation)
@@ -29,3 +26,16 @@ numbers = {
 }
 rows = statistics.rows(numbers, training.experiment, variant, training.steps)
 records.write(records.frame(rows), snakemake.output.statistics)
+
+if path := snakemake.output.get("generalisation"):
+    table = records.frame(probes.generalisation_records(training, evaluation, params.seed, variant, trained, learners))
+    records.write(table, path)
+    rows = statistics.rows(statistics.generalisation_statistics(table), training.experiment, variant, training.steps)
+    records.write(records.frame(rows), snakemake.output.probes)
+
+if path := snakemake.output.get("rollout"):
+    table = records.frame(probes.rollout_records(training, evaluation, params.seed, variant, trained))
+    records.write(table, path)
+    numbers = statistics.rollout_statistics(table, evaluation.judged_damping)
+    rows = statistics.rows(numbers, training.experiment, variant, training.steps)
+    records.write(records.frame(rows), snakemake.output.rollout_statistics)

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from activation_descent import records
 from activation_descent.regression import sine, statistics
 from activation_descent.regression.training import Training, load_trained
 from activation_descent.tracking import log_to
 
-log_to(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
+log_to(snakemake.log[0], snakemake.threads)
 params, figure = snakemake.params, snakemake.wildcards.figure
 training = tuple(Training(**settings) for settings in params.training)
 trained = tuple(load_trained(settings, Path(path)) for settings, path in zip(training, snakemake.input.weights, strict=True))

@@ -3,14 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from activation_descent.regression.training import STUDY, Training, save_trained, train
 from activation_descent.tracking import Progress, log_to, track
 
-log_to(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
-torch.set_flush_denormal(True)  # deep networks start from products of tiny numbers, which are slow below 1e-38
+log_to(snakemake.log[0], snakemake.threads)
 variant = snakemake.wildcards.variant
 settings = Training(**snakemake.params.training)
 progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
@@ -27,7 +23,5 @@ with track(snakemake.config["tracking"], Path(snakemake.params.runs), STUDY, sna
     checkpoint = weights.with_name("checkpoint.safetensors")
     # From the configuration, too: a machine without the GPU of another has no reason to train again
     device = snakemake.config["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = train(settings, snakemake.params.seed, variant, checkpoint, snakemake.params.code, device, report)
     save_trained(trained, settings, weights, Path(snakemake.output.config))

@@ -3,16 +3,13 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from activation_descent import records
 from activation_descent.regression import statistics
 from activation_descent.regression.fitting import Fitting, learner_records, learner_statistics
 from activation_descent.regression.training import STUDY
 from activation_descent.tracking import Progress, log_to, track
 
-log_to(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
+log_to(snakemake.log[0], snakemake.threads)
 fitting = Fitting(**snakemake.params.fitting)
 progress = Progress(snakemake.rule, fitting.seeds)
 config = {"seed": snakemake.params.seed, **asdict(fitting)}

@@ -72,6 +72,13 @@ def test_distances_by_hand():
     assert distance.prediction_difference == pytest.approx((1 + 4) / 2)
 
 
+def test_median_loss_by_hand():
+    # Errors 1, 2 and 1000: losses .5, 2 and 500,000, of which the last would be all of a mean
+    tasks = Tasks(torch.zeros(3, 3, 3), torch.tensor([0.0, 1.0, 0.0]))
+    answer = alignment.Answer(torch.tensor([1.0, 3.0, -1000.0]), torch.zeros(2, 3))
+    assert statistics.median_loss(answer, tasks) == 2.0
+
+
 def test_cosine_ignores_the_step_and_differences_do_not():
     tasks = alignment.evaluation_tasks(TEN, 0, "v", "evaluate", 500)
     model = learners.gradient_descent_model(tasks, [0.3])
@@ -172,6 +179,7 @@ def test_statistics_of_the_construction_are_those_of_gradient_descent():
     assert all(len(values) == 3 for values in found.values())
     for metric in (
         "loss_ratio",
+        "median_loss_ratio",
         "construction_loss_ratio",
         "final_model_cosine",
         "construction_cosine",

@@ -3,12 +3,12 @@ import pytest
 import torch
 from scipy.stats import kstest, uniform
 
+from activation_descent.regression.closed_forms import uniform_moments
 from activation_descent.regression.tasks import (
     fill_uniform,
     linear_tasks,
     other_distribution_tasks,
     sine_tasks,
-    uniform_moments,
     with_noisy_labels,
 )
 from activation_descent.seeding import generator

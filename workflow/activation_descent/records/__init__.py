@@ -67,6 +67,11 @@ def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return table[[column for column in (*COLUMNS[:-2], *extra, *COLUMNS[-2:]) if column in table]]
 
 
+def tail(table: pd.DataFrame, share: float) -> pd.DataFrame:
+    """The rows of the last `share` of training: where the learning rate never decays, single snapshots hover around their mean."""
+    return table[table["step"] > (1 - share) * table["step"].max()]
+
+
 def check(table: pd.DataFrame, name: str) -> None:
     """Hold a table against the contract.
 

@@ -22,6 +22,9 @@ METRICS = {
     # One number for each seed: what the claims read. Without a learner's name in it a metric is about gradient descent.
     "final_loss": Metric(_LOSS, f"loss of the network; {_TAIL}"),
     "loss_ratio": Metric("1", f"loss of the network / loss of K gradient steps on the same tasks; {_TAIL}"),
+    "median_loss_ratio": Metric(
+        "1", "median loss of the trained network over tasks / median loss of one gradient step on the same tasks"
+    ),
     "descent_loss_excess": Metric("1", f"loss of K gradient steps / loss of the network - 1; {_TAIL}"),
     "final_model_cosine": Metric("1", f"model_cosine; {_TAIL}"),
     "final_model_difference": Metric("L2 norm", f"model_difference; {_TAIL}"),

@@ -26,7 +26,7 @@ def step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
 
 
 def _step_times(settings: Training, variant: str, repeats: int) -> list[Row]:
-    torch.set_flush_denormal(True)  # as the training script does
+    torch.set_flush_denormal(True)  # as training does
     settings = replace(settings, seeds=1, best_of=None, batch_size=BATCH, dataset_size=None)
     job = Job(settings, root=0, variant=variant)
     data, whole = [], []

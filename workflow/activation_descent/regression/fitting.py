@@ -23,14 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.regression.learners import optimal_rate
+from activation_descent.regression.closed_forms import PUBLISHED_GAMMAS, optimal_rate, uniform_moments
 from activation_descent.regression.recursion import Spectra, newton_residuals, residuals, ridge_residuals, spectra, task_losses
-from activation_descent.regression.tasks import uniform_moments
 from activation_descent.seeding import generator
 
 HALF_RANGE = 0.5
 BOUND = 100.0  # times the loss of w = 0: about the loss of a prediction that is clipped at 10, as the published networks are
-PUBLISHED_GAMMAS = {10: 0.179, 25: 0.099, 50: 0.056, 100: 0.029}  # by N, two steps, d = 10 (appendix A.10)
 LADDER = ("gradient_descent", "gradient_descent_per_step", "gd_plus_plus", "gd_plus_plus_per_layer")
 
 
@@ -192,21 +190,19 @@ def fit(
             rng = generator(root, "regression", "learners", f"N{context_length}-{learner}-{steps}", "learners-start", seed)
             logarithms = starting_points(learner, steps, fitting.starts, fitting.input_dim, context_length, rng)
             jobs.append((learner, steps, logarithms.requires_grad_()))
-    groups = [{"params": [logarithms], "lr": fitting.learning_rate / steps} for _, steps, logarithms in jobs]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    moments = [(torch.zeros_like(logarithms), torch.zeros_like(logarithms), torch.zeros(())) for _, _, logarithms in jobs]
+    rates = [fitting.learning_rate / steps for _, steps, _ in jobs]
     count = fitting.steps if context_length == fitting.context_length else fitting.steps_elsewhere
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, count)
     for step in range(count):
         rng = generator(root, "regression", "learners", f"N{context_length}", "learners-fit", seed, step)
         eigenvalues = spectra(rng, fitting.batch_size, fitting.input_dim, context_length, HALF_RANGE)
-        optimiser.zero_grad()
         losses = [_BoundedLoss.apply(*rates_and_gammas(*job[:2], job[2].exp()), eigenvalues) for job in jobs]
-        torch.cat(losses).sum().backward()
-        for _, _, logarithms in jobs:  # each start by itself
-            norms = logarithms.grad.norm(dim=1, keepdim=True)
-            logarithms.grad.mul_(fitting.clip_norm / norms.clamp(min=fitting.clip_norm))
-        optimiser.step()
-        decay.step()
+        gradients = torch.autograd.grad(torch.cat(losses).sum(), [logarithms for _, _, logarithms in jobs])
+        for (_, _, logarithms), gradient, rate, moment in zip(jobs, gradients, rates, moments, strict=True):
+            norms = gradient.norm(dim=1, keepdim=True)  # each start by itself
+            _adam(logarithms, gradient * (fitting.clip_norm / norms.clamp(min=fitting.clip_norm)), rate, *moment)
+        fall = (1 + math.cos(math.pi * (step + 1) / count)) / (1 + math.cos(math.pi * step / count))
+        rates = [fall * rate for rate in rates]
     chosen = []
     for learner, steps, logarithms in jobs:
         numbers = rates_and_gammas(learner, steps, logarithms.detach().exp())
@@ -214,6 +210,15 @@ def fit(
         rates, gammas = (tuple(each[best].tolist()) for each in numbers)
         chosen.append(Fitted(learner, rates, gammas, *held_out_losses(rates, gammas, held_out)))
     return chosen
+
+
+@torch.no_grad()
+def _adam(numbers: Tensor, gradient: Tensor, rate: float, mean: Tensor, mean_square: Tensor, step: Tensor) -> None:
+    """One step of Adam, in place, by the library's function: its class takes two seconds to set up."""
+    from torch.optim.adam import adam
+
+    options = {"amsgrad": False, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0, "eps": 1e-8, "maximize": False}
+    adam([numbers], [gradient], [mean], [mean_square], [], [step], lr=rate, **options)
 
 
 def judging_contexts(

@@ -61,8 +61,27 @@ def _columns(out, x, y, fresh):
 
 
 @njit(cache=True, fastmath=True)
-def _times(out, x, y):
-    """out[f, h] += sum_g x[f, g] y[g, h]."""
+def _apply(out, x, y):
+    """out[g, h] = y[g, h] + sum_f x[f, g] y[f, h]."""
+    features = x.shape[0]
+    for g in range(out.shape[0]):
+        for h in range(out.shape[1]):
+            o = out[g, h]
+            for t in range(LANES):
+                o[t] = y[g, h, t] + (x[0, g, t] * y[0, h, t] + x[1, g, t] * y[1, h, t])
+            f = 2
+            while f + 1 < features:
+                for t in range(LANES):
+                    o[t] += x[f, g, t] * y[f, h, t] + x[f + 1, g, t] * y[f + 1, h, t]
+                f += 2
+            if f < features:
+                for t in range(LANES):
+                    o[t] += x[f, g, t] * y[f, h, t]
+
+
+@njit(cache=True, fastmath=True)
+def _add_back(out, x, y):
+    """out[f, h] += y[f, h] + sum_g x[f, g] y[g, h]."""
     features = x.shape[1]
     for f in range(out.shape[0]):
         for h in range(out.shape[1]):
@@ -75,6 +94,8 @@ def _times(out, x, y):
             if g < features:
                 for t in range(LANES):
                     o[t] += x[f, g, t] * y[g, h, t]
+            for t in range(LANES):
+                o[t] += y[f, h, t]
 
 
 @njit(cache=True, fastmath=True)
@@ -137,6 +158,15 @@ def _load(out, tokens, start, lanes):
 
 
 @njit(cache=True)
+def _copy(out, x):
+    """out[f, n] = x[f, n]. For `out[:] = x` Numba compiles a message about shapes and with it the joining of strings: five seconds."""
+    for f in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            for t in range(LANES):
+                out[f, n, t] = x[f, n, t]
+
+
+@njit(cache=True)
 def _gram(out, e, context):
     """G = sum_i e_i e_i^T over the context: the lower half, mirrored."""
     _rows(out, e, e, context, True, True)
@@ -157,11 +187,11 @@ def _clip(e, clip):
 @njit(cache=True)
 def _stop_at_clip(gradient, e, clip):
     """No gradient passes an entry that was clipped."""
+    zero = np.float32(0)
     for f in range(e.shape[0]):
         for n in range(e.shape[1]):
             for t in range(LANES):
-                if abs(e[f, n, t]) >= clip:
-                    gradient[f, n, t] = 0
+                gradient[f, n, t] = zero if abs(e[f, n, t]) >= clip else gradient[f, n, t]
 
 
 @njit(cache=True)
@@ -215,11 +245,7 @@ def linear_attention_gradient(a, b, a_transposed, b_transposed, layers, clip, to
             for h in range(heads):
                 _right(halves[k, h], gram, b[block, h], True)
                 _left(m, a[block, h], halves[k, h], h == 0)
-            for f in range(features):
-                for n in range(tokens_each):
-                    for t in range(LANES):
-                        e_next[f, n, t] = e[f, n, t]
-            _columns(e_next, m, e, False)
+            _apply(e_next, m, e)
             if bounded:
                 _clip(e_next, clip)
 
@@ -313,11 +339,7 @@ def linear_attention_gradient(a, b, a_transposed, b_transposed, layers, clip, to
                 for f in range(features):
                     for t in range(LANES):
                         d_next[f, context, t] = 0
-                _times(d_next, m, d)
-                for f in range(features):
-                    for n in range(tokens_each):
-                        for t in range(LANES):
-                            d_next[f, n, t] += d[f, n, t]
+                _add_back(d_next, m, d)
                 d, d_next = d_next, d
 
     for block in range(blocks):
@@ -419,10 +441,12 @@ def one_layer_gradient(a, b, softmax, tokens, target, grad_a, grad_b):
                     du[h, f, start + t] = x[t]
 
     queries = np.ascontiguousarray(tokens[:, context])
-    grad_b[:] = 0
     for h in range(heads):
-        grad_a[0, h] = np.dot(queries, du[h].T)
+        product = np.dot(queries, du[h].T)
         for f in range(features):
+            for g in range(features):
+                grad_a[0, h, f, g] = product[f, g]
+                grad_b[0, h, f, g] = 0
             total = 0.0
             for t in range(LANES):
                 total += db[h, f, t]
@@ -496,7 +520,8 @@ def two_layers_gradient(a, b, a_transposed, b_transposed, tokens, target, grad_a
     sum_a = np.zeros((blocks, features, features, LANES), float32)
     sum_b = np.zeros((blocks, features, features, LANES), float32)
     for f in range(features):
-        right[1, f] = b[last, 0, f, features - 1]
+        for t in range(LANES):
+            right[1, f, 0, t] = b[last, 0, f, features - 1]
 
     loss = 0.0
     for start in range(0, tasks, LANES):
@@ -507,16 +532,16 @@ def two_layers_gradient(a, b, a_transposed, b_transposed, tokens, target, grad_a
 
         _left(half, b[0, 0], right[1], True)
         _columns(mapped_right[1], gram, half, True)
-        w[:] = right[1]
+        _copy(w, right[1])
         _left(w, a[0, 0], mapped_right[1], False)  # (I + M) b
         _columns(left[0], gram, w, True)
         _left(half, a_transposed[0, 0], left[0], True)
         _columns(mapped_left[0], gram, half, True)
-        s[:] = left[0]
+        _copy(s, left[0])
         _left(s, b_transposed[0, 0], mapped_left[0], False)  # (I + M)^T G w
         _left(half, a_transposed[0, 0], left[2], True)
         _columns(mapped_left[2], gram, half, True)
-        query[:] = left[2]
+        _copy(query, left[2])
         _left(query, b_transposed[0, 0], mapped_left[2], False)  # (I + M)^T e_q
         _left(u, a_transposed[last, 0], query, True)
 
@@ -540,12 +565,12 @@ def two_layers_gradient(a, b, a_transposed, b_transposed, tokens, target, grad_a
             right[2, features - 1, 0, t] += error[t]
         _left(half, b[0, 0], right[0], True)
         _columns(mapped_right[0], gram, half, True)
-        d[:] = right[0]
+        _copy(d, right[0])
         _left(d, a[0, 0], mapped_right[0], False)  # d loss / d (G w)
         _columns(left[1], gram, d, True)  # dw
         _left(half, a_transposed[0, 0], left[1], True)
         _columns(mapped_left[1], gram, half, True)
-        d[:] = left[1]
+        _copy(d, left[1])
         _left(d, b_transposed[0, 0], mapped_left[1], False)  # db
         for f in range(features):
             for t in range(LANES):

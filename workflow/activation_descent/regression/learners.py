@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.regression.tasks import Tasks, uniform_moments
+from activation_descent.regression.closed_forms import expected_loss as expected_loss
+from activation_descent.regression.closed_forms import optimal_rate as optimal_rate
+from activation_descent.regression.tasks import Tasks
 
 Model = Float[Tensor, "input task"]
 
@@ -111,28 +113,3 @@ def best_rate(tasks: Tasks) -> float:
     """
     unit = predict(gradient_descent_model(tasks, [1.0]), tasks)
     return ((tasks.target * unit).sum() / unit.square().sum()).item()
-
-
-def _second_moment(input_dim: int, context_length: int, half_range: float) -> float:
-    """`c` with E[(sum_i x_i x_i^T / N)^2] = c I for coordinates that are independent, symmetric and identically distributed."""
-    variance, fourth = uniform_moments(half_range)
-    return (fourth + (input_dim - 1) * variance**2) / context_length + (1 - 1 / context_length) * variance**2
-
-
-def expected_loss(
-    rate_per_example: float, input_dim: int, context_length: int, half_range: float, weight_scale: float = 1.0
-) -> float:
-    """Population loss of one gradient step: `0.5 d s2 (1 - 2 eta s2 + eta^2 c)`, eta = N * rate_per_example."""
-    variance, _ = uniform_moments(half_range)
-    eta = rate_per_example * context_length
-    c = _second_moment(input_dim, context_length, half_range)
-    return 0.5 * input_dim * variance * weight_scale**2 * (1 - 2 * eta * variance + eta**2 * c)
-
-
-def optimal_rate(input_dim: int, context_length: int, half_range: float) -> float:
-    """The rate per example that minimises `expected_loss`: `eta* = s2 / c`.
-
-    It is also the global optimum of one linear self-attention layer (Mahankali et al. 2023; Ahn et al. 2023).
-    """
-    variance, _ = uniform_moments(half_range)
-    return variance / _second_moment(input_dim, context_length, half_range) / context_length

@@ -19,8 +19,8 @@ from activation_descent.regression.alignment import (
     learner_layers,
     predictions_of,
 )
+from activation_descent.regression.closed_forms import PAIRS_UP_TO, expected_loss, optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
-from activation_descent.regression.learners import expected_loss, optimal_rate
 from activation_descent.regression.tasks import Tasks, other_distribution_tasks, with_noisy_labels
 from activation_descent.regression.training import STUDY, Trained, Training
 from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, enter, products, unpack
@@ -31,7 +31,8 @@ COPYING_SHARE = 20  # one in so many evaluation tasks: a derivative by every tok
 
 def conditions(training: Training, evaluation: Evaluation, root: int, variant: str) -> Iterator[tuple[str, float, Tasks]]:
     """Tasks that differ from training in one thing each: the thing's name, its level, the tasks."""
-    number = -(-evaluation.probe_tasks // training.layers)
+    share = training.layers * (1 if training.layers <= PAIRS_UP_TO else 2)  # no claim reads probes of deeper networks
+    number = -(-evaluation.probe_tasks // share)
     for level in evaluation.context_lengths:
         yield "context_length", level, evaluation_tasks(training, root, variant, "evaluate", number, context_length=level)
     for level in evaluation.input_scales:

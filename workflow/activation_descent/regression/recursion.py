@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.regression.tasks import fill_uniform, uniform_moments
+from activation_descent.regression.closed_forms import uniform_moments
+from activation_descent.regression.tasks import fill_uniform
 
 Spectra = Float[Tensor, "input task"]
 

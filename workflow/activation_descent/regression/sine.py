@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activation_descent.records import tail
 from activation_descent.regression.alignment import Answer, Row, align, answer_of_network, evaluation_tasks, loss_of
 from activation_descent.regression.learners import gradient_descent_model
-from activation_descent.regression.statistics import tail
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import STUDY, Trained, Training
 from activation_descent.regression.transformer import Vector, enter, states, unpack

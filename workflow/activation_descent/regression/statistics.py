@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from activation_descent.records import tail
 from activation_descent.regression.alignment import (
     STUDY,
     Answer,
@@ -22,14 +23,13 @@ from activation_descent.regression.alignment import (
     loss_of,
     plus_plus_family,
 )
+from activation_descent.regression.closed_forms import expected_loss, optimal_rate
 from activation_descent.regression.constructions import step_sizes
 from activation_descent.regression.learners import (
     best_rate,
-    expected_loss,
     gd_plus_plus_model,
     gradient_descent_model,
     least_squares_model,
-    optimal_rate,
 )
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import Trained, Training
@@ -39,11 +39,6 @@ UNDAMPED_HORIZON = 20  # iterations after which acceptance test T8 looks for div
 REACHED = 1.02  # times the loss of a gradient step: what counts as having found it
 ROUNDING = 1e-20  # of a loss
 PREFIXES = {"gradient_descent": "", "gd_plus_plus": "plus_plus_", "target": "target_"}
-
-
-def tail(table: pd.DataFrame, share: float) -> pd.DataFrame:
-    """The rows of the last `share` of training: the learning rate never decays, so single snapshots hover around their mean."""
-    return table[table["step"] > (1 - share) * table["step"].max()]
 
 
 def course_statistics(alignment: pd.DataFrame, share: float) -> dict[str, np.ndarray]:
@@ -144,10 +139,15 @@ def rollout_statistics(rollout: pd.DataFrame, damping: float) -> dict[str, np.nd
     }
 
 
+def median_loss(answer: Answer, tasks: Tasks) -> float:
+    """The median over tasks: losses of deep networks have a heavy tail, where a mean depends on which tasks are drawn."""
+    return 0.5 * (answer.prediction - tasks.target).square().median().item()
+
+
 def control_statistics(
     training: Training, number: int, tuning: int, root: int, variant: str, trained: Trained, learners: pd.DataFrame
 ) -> dict[str, np.ndarray]:
-    """What the metrics say of learners whose answer is known, and of the trained network against the wrong reference.
+    """What the metrics say of learners whose answer is known, of the trained network against the wrong reference, and in the median.
 
     On `number` evaluation tasks, and `tuning` others on which the best rate is sought. On true labels whatever the variant was trained
     to answer: a learner that is the target itself has no loss to compare with.
@@ -157,6 +157,8 @@ def control_statistics(
     layers = learner_layers(training, learners)
     descent = answer_of_layers(layers["gradient_descent"], tasks)
     squares = answer_of_model(least_squares_model(tasks), tasks)
+    rate = optimal_rate(training.input_dim, training.context_length, training.half_range)
+    one_step = answer_of_model(gradient_descent_model(tasks, [rate]), tasks)
 
     def each_seed(vectors: torch.Tensor) -> dict[str, float]:
         untrained, network = (answer_of_network(vector, tasks, training.architecture) for vector in (vectors[0], vectors[-1]))
@@ -169,6 +171,7 @@ def control_statistics(
             "untrained_prediction_difference": before.prediction_difference,
             "other_task_cosine": align(network, other).cosine,
             "least_squares_cosine": align(network, squares).cosine,
+            "median_loss_ratio": median_loss(network, tasks) / median_loss(one_step, tasks),
         }
         if training.layers == 1 and training.architecture.is_linear_attention:
             halved = vectors[-1].clone()

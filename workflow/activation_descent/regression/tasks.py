@@ -140,8 +140,3 @@ def with_noisy_labels(rng: np.random.Generator, tasks: Tasks, number: int) -> Ta
     noise = torch.from_numpy(rng.standard_normal((context_length, count))).to(tokens.dtype)
     tokens[-1, :-1] = torch.where(order < number, noise, tokens[-1, :-1])
     return Tasks(tokens, tasks.target)
-
-
-def uniform_moments(half_range: float) -> tuple[float, float]:
-    """Variance and fourth moment of `U(-half_range, half_range)`."""
-    return half_range**2 / 3, half_range**4 / 5

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
+from activation_descent.regression.closed_forms import optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.gradients import losses_and_gradients
-from activation_descent.regression.learners import gradient_descent_model, optimal_rate, predict, ridge_model
+from activation_descent.regression.learners import gradient_descent_model, predict, ridge_model
 from activation_descent.regression.tasks import Tasks, linear_tasks, sine_tasks
 from activation_descent.regression.transformer import Architecture, Vector, initialise, shapes, unpack
 from activation_descent.seeding import generator
@@ -316,13 +317,16 @@ def train(
         checkpoint: a file that is rewritten after each block and removed at the end. If it exists and was written by the same
             settings and the same code, training resumes from it; any other is ignored.
         code: a digest of the program.
-        device: where to train, as torch names it.
+        device: where to train, as torch names it; "auto" for a GPU if there is one.
         report: called after each block with the step and a loss for each start, earlier blocks of a resumed run included.
 
     Raises:
         DivergedError: if a loss is no longer finite.
         CheckpointError: if the checkpoint is damaged.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_flush_denormal(True)  # deep networks start from products of tiny numbers, which are slow below 1e-38
     with checkpointing.alone(checkpoint):
         job = Job(settings, root, variant, device)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]

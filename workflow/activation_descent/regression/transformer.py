@@ -308,8 +308,15 @@ def states(
             e = clipped(e + perceptron(n, parameters["mlp_in"][..., block, :, :], parameters["mlp_out"][..., block, :, :]))
         return e
 
-    e = enter(parameters, tokens, architecture)
-    context, query = e[..., :-1, :].detach() if query_only else e[..., :-1, :], e[..., -1:, :]
+    if (
+        query_only and architecture.tokens == "constructed"
+    ):  # each token enters alone: no gradient goes back through the context's
+        with torch.no_grad():
+            context = enter(parameters, tokens[..., :-1, :], architecture)
+        query = enter(parameters, tokens[..., -1:, :], architecture)
+    else:
+        e = enter(parameters, tokens, architecture)
+        context, query = e[..., :-1, :].detach() if query_only else e[..., :-1, :], e[..., -1:, :]
     yield context, query
     a, b = products(parameters["attention"])  # *start block head width width
     a, b = a.unbind(-4), b.unbind(-4)

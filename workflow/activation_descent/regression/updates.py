@@ -37,6 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_descent.regression.alignment import Row
+from activation_descent.regression.closed_forms import BOTH_LAYERS
 from activation_descent.regression.training import STUDY
 from activation_descent.seeding import generator
 
@@ -47,7 +48,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
 }
-BOTH_LAYERS = ("deep_linear", "tanh", "relu")  # networks that are not linear in the weights that they train
 
 Weights = tuple[Tensor, ...]  # one model for each task
 Points = Float[Tensor, "task point input"]

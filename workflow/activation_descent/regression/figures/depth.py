@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from activation_descent.plotting import panels
+from activation_descent.regression.closed_forms import PAIRS_UP_TO
 from activation_descent.regression.figures.curves import (
     FOOTER,
     alignment_curves,
@@ -31,8 +32,6 @@ def network_name(settings: Mapping[str, Any]) -> str:
 
 def draw(tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evaluation: Mapping[str, Any], _: Any) -> "Figure":
     """Loss, alignment with gradient descent and with GD++, and inputs of other sizes."""
-    from activation_descent.regression.alignment import PAIRS_UP_TO
-
     settings = next(iter(training.values()))
     steps = settings["layers"]
     figure, axes = panels(

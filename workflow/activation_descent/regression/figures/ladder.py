@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from activation_descent.plotting import SERIES, panels
+from activation_descent.regression.closed_forms import PUBLISHED_GAMMAS
 from activation_descent.regression.figures.curves import LOSS
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def draw_spectra(
     tables: Mapping[str, pd.DataFrame], training: Mapping[str, Any], evaluation: Mapping[str, Any], _: Any
 ) -> "Figure":
     """Condition number against gamma at each N, with the fitted and the published gamma."""
-    from activation_descent.regression.fitting import PUBLISHED_GAMMAS
-
     learners = tables["learners"]
     conditions = learners[learners["metric"] == "condition_number"]
     lengths = sorted(conditions["context_length"].unique())

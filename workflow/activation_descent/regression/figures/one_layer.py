@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from activation_descent.plotting import COLOURS, DASHES, LABELS, panels
+from activation_descent.records import tail
+from activation_descent.regression.closed_forms import expected_loss, optimal_rate
 from activation_descent.regression.figures.curves import (
     FOOTER,
     LOSS,
@@ -53,9 +55,6 @@ def _size_panel(axes: "Axes", sizes: Mapping[str, tuple[int, pd.DataFrame]], set
     if len(sizes) < 2:
         axes.text(0.5, 0.5, "not swept for this variant", ha="center", va="center", transform=axes.transAxes)
         return
-    from activation_descent.regression.learners import expected_loss, optimal_rate
-    from activation_descent.regression.statistics import tail
-
     ends = []
     for size, table in sizes.values():
         losses = tail(table[table["metric"] == "loss"], settings["tail_share"])

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.plotting import SERIES, curve, panels
+from activation_descent.regression.closed_forms import BOTH_LAYERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,8 +70,6 @@ def _step_panel(axes: "Axes", gaps: pd.DataFrame, widths: list[int]) -> None:
 
 
 def _width_panel(axes: "Axes", gaps: pd.DataFrame, widths: list[int], steps: int) -> None:
-    from activation_descent.regression.updates import BOTH_LAYERS
-
     for learner in BOTH_LAYERS[::-1]:
         colour, dashes, marker, label = MODELS[learner]
         rows = gaps[gaps["learner"] == learner]
