@@ -1,4 +1,4 @@
-"""The page as HTML, with everything that a reader asks of a claim. Readable offline and without JavaScript, beside its figures and records."""
+"""The page as HTML, with all that a reader asks of a claim: readable offline, without JavaScript, beside its figures and records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
