@@ -160,7 +160,7 @@ def test_how_a_job_is_recorded_is_no_reason_to_train_again(smoke):
         ("finetuning/momentum.py", {"train_finetuning_momentum"}),
         ("finetuning/statistics.py", {"compare_finetuning"}),
         ("claims.py", {"judge_claims"}),
-        ("page.html.j2", {"render_page"}),
+        ("page/page.html.j2", {"render_page"}),
     ],
 )
 def test_an_edit_to_the_library_reruns_its_users(smoke, module, reruns):
@@ -174,7 +174,7 @@ def test_an_edit_to_the_library_reruns_its_users(smoke, module, reruns):
     assert reruns <= plan
     if module == "claims.py":
         assert not plan & {"train_regression", "compare_regression", "probe_regression", "plot_regression"}
-    if module == "page.html.j2":
+    if module == "page/page.html.j2":
         assert plan == {"all", "render_page"}
     if module == "regression/statistics.py":
         assert "train_regression" not in plan

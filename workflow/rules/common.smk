@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import yaml
 
 from activation_descent.errors import ActivationDescentError
@@ -35,8 +37,9 @@ def config_sources():
 
 
 def checked_settings():
-    """Check configuration and claims before anything runs; returns the resolved variants and the claims."""
+    """Check configuration and claims before anything runs; returns the resolved variants and the claims file."""
     from activation_descent.claims import check as check_claims
+    from activation_descent.page.answer import check as check_answer
 
     try:
         check_schema(
@@ -70,9 +73,10 @@ def checked_settings():
             "reasoning": SOLVERS,
         }
         check_claims(document["claims"], known)
+        check_answer(document["answer"], document["claims"])
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, sizes, finetuning, attention, document["claims"]
+    return variants, sizes, finetuning, attention, document
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
@@ -98,7 +102,8 @@ MECHANISMS = ["softmax", "efficient", "performer", "elu", "linear", "latent", "l
 TOY_PROBLEMS = ["recall", "induction", "copying", "regression"]
 # Knapsack, and logic by what a network was trained on
 SOLVERS = ["knapsack", "rule_priority", "label_priority", "construction"]
-VARIANTS, SIZES, FINETUNING, ATTENTION, CLAIMS = checked_settings()
+VARIANTS, SIZES, FINETUNING, ATTENTION, DOCUMENT = checked_settings()
+CLAIMS = DOCUMENT["claims"]
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
@@ -345,3 +350,37 @@ def reasoning_costs():
     knapsack = collect("<run_benchmarks>/train_reasoning_knapsack/{network}.tsv", network=["encoder", "perceptron"])
     alone = ["train_reasoning_logic", "probe_reasoning_knapsack", "probe_reasoning_logic", "compare_reasoning", "plot_reasoning"]
     return [*knapsack, *(f"<run_benchmarks>/{rule}.tsv" for rule in alone)]
+
+
+def drawn_from():
+    """For each figure the records that its rule reads, both below the run's folder."""
+
+    def below(path):
+        return os.path.relpath(path, os.path.dirname(rules.prepare_config.output[0]))
+
+    of_variants = {rules.plot_language: MODELS, rules.plot_finetuning: AUDITED}
+    alone = [
+        rules.plot_language_sizes,
+        rules.plot_language_pretraining,
+        rules.plot_finetuning_sizes,
+        rules.plot_finetuning_momentum,
+        rules.plot_attention,
+        rules.plot_attention_toy_problems,
+        rules.plot_reasoning,
+    ]
+    found = {}
+    for rule, variants in [*of_variants.items(), *((rule, [""]) for rule in alone)]:
+        for variant in variants:
+            read = [below(path.format(variant=variant)) for path in rule.input]
+            found.update({below(figure.format(variant=variant)): read for figure in rule.output})
+    for figure in FIGURES:
+        read = shown_in_figure(SimpleNamespace(figure=figure)).values()
+        paths = [path for table in read for path in ([table] if isinstance(table, str) else table)]
+        found[f"regression/figures/{figure}.svg"] = [path.removeprefix("<run>/").format(figure=figure) for path in paths]
+    return found
+
+
+def snakemake_options():
+    """What a call of Snakemake needs to be of this run."""
+    overlays = " ".join(os.path.relpath(path) for path in workflow.overwrite_configfiles)
+    return f"--cores all --configfile {overlays}" if overlays else "--cores all"

@@ -50,6 +50,7 @@ rule judge_claims:
 rule render_page:
     input:
         claims=rules.judge_claims.output,
+        statistics=rules.judge_claims.input.statistics,
         figures=[
             *collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
             *language_figures(),
@@ -86,7 +87,9 @@ rule render_page:
     params:
         code=code("render_page"),
         run=config["run"],
-        claims=CLAIMS,
+        document=DOCUMENT,
+        drawn_from=drawn_from(),
+        options=snakemake_options(),
     message:
         "Render the page"
     script:
