@@ -353,7 +353,7 @@ def reasoning_costs():
 
 
 def drawn_from():
-    """For each figure the records that its rule reads, both below the run's folder."""
+    """For each figure the records that it is drawn from, both below the run's folder."""
 
     def below(path):
         return os.path.relpath(path, os.path.dirname(rules.prepare_config.output[0]))
@@ -369,10 +369,10 @@ def drawn_from():
         rules.plot_reasoning,
     ]
     found = {}
-    for rule, variants in [*of_variants.items(), *((rule, [""]) for rule in alone)]:
+    for plotted, variants in [*of_variants.items(), *((plotted, [""]) for plotted in alone)]:
         for variant in variants:
-            read = [below(path.format(variant=variant)) for path in rule.input]
-            found.update({below(figure.format(variant=variant)): read for figure in rule.output})
+            read = [below(path.format(variant=variant)) for path in plotted.input]
+            found.update({below(figure.format(variant=variant)): read for figure in plotted.output})
     for figure in FIGURES:
         read = shown_in_figure(SimpleNamespace(figure=figure)).values()
         paths = [path for table in read for path in ([table] if isinstance(table, str) else table)]
