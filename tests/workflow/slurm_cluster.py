@@ -5,6 +5,7 @@ Debian's slurm-wlm and munge as root, without systemd, cgroups or accounting; ev
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -127,5 +128,6 @@ def _path() -> str:
 if __name__ == "__main__":
     if reason := reason_against():
         sys.exit(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is taken down
     with cluster():
         sys.exit(subprocess.run(sys.argv[1:]).returncode)

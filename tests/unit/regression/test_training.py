@@ -287,7 +287,10 @@ def test_shards_of_the_starts_put_together_are_the_bytes_of_one_job(name, cuts, 
     settings = replace(SETTINGS, steps=6, snapshot_every=3, best_of=5, **VARIANTS.get(name, {}))
     whole = training.train(settings, 0, "v")
     shards = [training.train(settings, 0, "v", starts=range(*pair)) for pair in pairwise(cuts)]
-    files = {"whole": whole, "merged": training.merge(shards, settings.seeds)}
+    for shard, trained in enumerate(shards):
+        training.save_trained(trained, settings, tmp_path / f"{shard}", tmp_path / "shard.json")
+    read = [training.load_trained(settings, tmp_path / f"{i}", end - start) for i, (start, end) in enumerate(pairwise(cuts))]
+    files = {"whole": whole, "merged": training.merge(read, settings.seeds)}
     for file, trained in files.items():
         training.save_trained(trained, settings, tmp_path / file, tmp_path / f"{file}.json")
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()

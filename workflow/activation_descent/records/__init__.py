@@ -4,7 +4,6 @@ Every table has the columns of `COLUMNS`; a table may add columns of `EXTRA_COLU
 belongs to. Frames are checked before they are written, and a file appears whole or not at all.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.errors import RecordsError
+from activation_descent.files import whole
 from activation_descent.records import attention, benchmark, finetuning, language, reasoning, regression
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
@@ -136,8 +136,5 @@ def merge(shards: Sequence[str | Path], path: str | Path) -> None:
 
 def write_text(text: str, path: str | Path) -> None:
     """Write a text file by `os.replace`: a reader sees the old file or the new one, never half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")

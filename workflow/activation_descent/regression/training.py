@@ -7,7 +7,6 @@ was never interrupted, and ends with the same bytes.
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
+from activation_descent.files import whole
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.gradients import losses_and_gradients
 from activation_descent.regression.learners import gradient_descent_model, optimal_rate, predict, ridge_model
@@ -115,12 +115,10 @@ class Trained:
 
 def save_trained(trained: Trained, settings: Training, weights: Path, config: Path) -> None:
     """Write a job's outcome as safetensors beside its settings as JSON, each whole or not at all."""
-    partial = weights.with_name(weights.name + ".partial")
-    save_file(vars(trained) | {"steps": torch.tensor(trained.steps)}, partial)
-    os.replace(partial, weights)
-    partial = config.with_name(config.name + ".partial")
-    partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    os.replace(partial, config)
+    with whole(weights) as partial:
+        save_file(vars(trained) | {"steps": torch.tensor(trained.steps)}, partial)
+    with whole(config) as partial:
+        partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
 def load_trained(settings: Training, weights: Path, replications: int | None = None) -> Trained:
@@ -347,7 +345,7 @@ def train(
             report(end, {f"training_loss/seed_{seed}": loss for seed, loss in means})
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-    return best(trained, settings.seeds) if starts is None else trained
+    return best(trained, settings.seeds if starts is None else len(starts))
 
 
 def merge(shards: Sequence[Trained], number: int) -> Trained:
