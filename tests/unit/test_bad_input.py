@@ -16,7 +16,7 @@ from activation_descent.errors import RecordsError
 from tests.conftest import ROOT
 
 RULES = ROOT / "workflow/rules"
-PATIENT = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+PATIENT = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 NAMES = st.sampled_from(
     ["one_layer", "softmax_1", "default", "own", "linear", "regression", "", "no such thing", "-", "*", "1e-3"]
 )
@@ -26,7 +26,7 @@ JUNK = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dicti
 
 @lru_cache
 def shipped(name):
-    return yaml.safe_load((ROOT / name).read_text())
+    return yaml.load((ROOT / name).read_text(), yaml.CSafeLoader)
 
 
 @lru_cache
@@ -84,11 +84,12 @@ def changed(data, document):
 
 def one_sentence(run):
     """Run it, or see one sentence of what is wrong."""
+    sentence = "fine"
     try:
         run()
     except WorkflowError as error:
-        assert str(error).strip()
-        assert len(str(error).splitlines()) == 1, error
+        sentence = str(error)
+    assert len(sentence.splitlines()) == 1
 
 
 def test_the_shipped_files_are_fine():
@@ -100,7 +101,8 @@ def test_the_shipped_files_are_fine():
 @PATIENT
 @given(st.data())
 def test_any_change_of_the_configuration_runs_or_is_one_sentence(data):
-    one_sentence(lambda: parsed(changed(data, shipped("config/config.yaml"))))
+    few = {"claims": shipped("config/claims.yaml")["claims"][:3]}
+    one_sentence(lambda: parsed(changed(data, shipped("config/config.yaml")), few))
 
 
 @PATIENT
@@ -124,7 +126,9 @@ TABLE = (
 def test_a_table_with_any_damage_is_read_or_is_one_sentence(tmp_path_factory, start, length, junk):
     path = tmp_path_factory.mktemp("table") / "table.csv"
     path.write_bytes(TABLE[:start] + junk + TABLE[start + length :])
+    sentence = str(path)
     try:
         records.read(path)
     except RecordsError as error:
-        assert str(path) in str(error)
+        sentence = str(error)
+    assert str(path) in sentence

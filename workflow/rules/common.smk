@@ -61,7 +61,7 @@ def checked_settings():
         )
         compared = [name for name, settings in variants.items() if settings["tasks"] == "linear"]
         known = {
-            "regression": [*compared, *SUBJECTS],
+            "regression": [*compared, *SUBJECTS, *config["regression"]["figures"]],
             "language": list(config["language"]["models"]),
             "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
             "attention": [
@@ -79,7 +79,7 @@ def checked_settings():
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
-SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
+SUBJECTS = ["learners", "updates"]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
 # What the attention study has besides models: the dual form, statements about softmax, layers on mixtures, controls, all models together

@@ -81,7 +81,7 @@ def check(table: pd.DataFrame, name: str) -> None:
     unknown = [column for column in table if column not in COLUMNS and column not in EXTRA_COLUMNS]
     if missing or unknown:
         raise RecordsError(f"{name}: columns missing {missing}, columns not declared in records {unknown}")
-    undeclared = sorted(set(table["metric"]) - set(METRICS))
+    undeclared = sorted(set(map(str, table["metric"])) - set(METRICS))
     if undeclared:
         raise RecordsError(f"{name}: metrics not declared in records: {', '.join(undeclared)}")
     values = pd.to_numeric(table["value"], errors="coerce")
