@@ -58,6 +58,20 @@ def test_a_damaged_file_is_named(tmp_path, content):
         records.read(tmp_path / "bad.csv")
 
 
+def test_tables_of_shards_put_together_are_the_bytes_of_one_table(tmp_path):
+    """With numbers that have no short form, columns that one shard lacks, and gaps in a column of integers."""
+    base = {"study": "finetuning", "experiment": "audit", "variant": "v", "metric": "raw"}
+    rows = [base | {"seed": seed, "task": task, "value": (seed + 1) / 3e7} for task in ("a", "b") for seed in (0, 1)]
+    rows += [base | {"seed": 0, "task": "c", "layer": layer, "value": layer / 7} for layer in (1, 2)]
+    rows += [base | {"seed": 0, "task": "c", "value": 1.0}]
+    records.write(records.frame(rows), tmp_path / "whole.csv")
+    shards = [tmp_path / "0.csv", tmp_path / "1.csv"]
+    for part, path in zip((rows[:3], rows[3:]), shards, strict=True):
+        records.write(records.frame(part), path)
+    records.merge(shards, tmp_path / "merged.csv")
+    assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_every_metric_says_its_unit_and_meaning():
     assert all(metric.unit and metric.meaning for metric in records.METRICS.values())
 

@@ -9,12 +9,15 @@ from activation_descent.errors import SettingsError
 from activation_descent.settings import (
     check_reasoning,
     check_schema,
+    check_shards,
     check_toy_problems,
     resolve_attention,
     resolve_finetuning,
     resolve_language,
     resolve_regression,
+    shard_of,
 )
+from activation_descent.settings.shards import own_part
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -227,6 +230,34 @@ def test_momentum_overlays_the_training_and_the_corpus_of_embedded_models():
     resolved, own = resolve_finetuning(CONFIG["finetuning"], CONFIG["language"])["momentum"], CONFIG["finetuning"]["momentum"]
     assert resolved["training"] == CONFIG["language"]["training"] | own["training"]
     assert resolved["mixture"] == CONFIG["language"]["corpus"]["mixture"] | own["mixture"]
+
+
+@pytest.mark.parametrize("things", range(1, 12))
+@pytest.mark.parametrize("shards", range(1, 5))
+def test_shards_share_everything_out_in_order_and_equally(things, shards):
+    parts = [shard_of(things, shards, shard) for shard in range(shards)]
+    assert [thing for part in parts for thing in part] == list(range(things))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("shards", "sentence"),
+    [
+        ({"regression": {"one_lair": 2}, "finetuning": {}}, "shards.regression: there is no variant 'one_lair'"),
+        ({"regression": {"softmax_1": 9}, "finetuning": {}}, "shards.regression.softmax_1: 9 shards, but only 8 random starts"),
+        ({"regression": {}, "finetuning": {"big": 2}}, "shards.finetuning: there is no model 'big'"),
+    ],
+)
+def test_shards_of_what_is_not_there(shards, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        check_shards(shards, resolve_regression(CONFIG["regression"]), CONFIG["finetuning"]["models"])
+
+
+def test_more_parts_than_things_are_one_sentence():
+    assert own_part(["a", "b", "c"], [1, 2], "letters") == ["b", "c"]
+    assert own_part(["a", "b"], None, "letters") == ["a", "b"]
+    with pytest.raises(SettingsError, match="3 shards, but only 2 letters to share out"):
+        own_part(["a", "b"], [0, 3], "letters")
 
 
 def test_a_figure_set_to_null_is_left_out():

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from activation_descent.errors import CheckpointError
+from activation_descent.files import whole
 
 
 @contextmanager
@@ -50,9 +51,8 @@ def save(checkpoint: Path | None, identity: str, state: Mapping[str, Tensor], bl
     """Write the state after a block of training, whole or not at all."""
     if checkpoint is None:
         return
-    partial = checkpoint.with_suffix(".partial")
-    save_file(dict(state), partial, metadata={"identity": identity, "block": str(block)})
-    os.replace(partial, checkpoint)
+    with whole(checkpoint) as partial:
+        save_file(dict(state), partial, metadata={"identity": identity, "block": str(block)})
 
 
 def restore(checkpoint: Path | None, identity: str, state: Mapping[str, Tensor]) -> int:

@@ -1,10 +1,11 @@
 """One look for every figure: colours that survive grey print, axes with names and units, the same bytes for the same data."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from activation_descent.files import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,8 +111,7 @@ def save(figure: "Figure", path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    with matplotlib.rc_context({"svg.hashsalt": "activation-descent"}):  # else identifiers in the file are drawn at random
+    # Without a salt identifiers in the file are drawn at random
+    with matplotlib.rc_context({"svg.hashsalt": "activation-descent"}), whole(path) as partial:
         figure.savefig(partial, format="svg", metadata={"Date": None, "Title": " ".join(figure.get_suptitle().split())})
-    os.replace(partial, path)
     plt.close(figure)

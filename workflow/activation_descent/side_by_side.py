@@ -6,7 +6,6 @@ those that reach it.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
+from activation_descent.files import whole
 
 BETAS = (0.9, 0.98)
 EPSILON = 1e-8
@@ -77,9 +77,8 @@ class Weights:
 
     def save(self, path: Path) -> None:
         """Write all weights by name as safetensors, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        save_file({name: tensor.detach().clone() for name, tensor in self.named.items()}, partial)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            save_file({name: tensor.detach().clone() for name, tensor in self.named.items()}, partial)
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote.

@@ -5,13 +5,15 @@ a warning. What fails loudly is a folder that cannot be written, because wandb w
 """
 
 import atexit
+import errno
 import gc
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,8 +28,8 @@ Log = Callable[[int, Mapping[str, float]], None]
 def log_to(path: str, threads: int | None = None) -> None:
     """Send this process's prints and warnings to a log file, and hold torch to a number of threads.
 
-    An uncaught `ActivationDescentError` ends the process with its one sentence, in the log and on the terminal; any other exception
-    leaves its traceback in the log. The end itself is made quick, too.
+    An uncaught `ActivationDescentError`, or a disk that is full or cannot be written, ends the process with one sentence, in the log and
+    on the terminal; any other exception leaves its traceback in the log. The end itself is made quick.
     """
     if threads is not None:
         import torch
@@ -38,13 +40,27 @@ def log_to(path: str, threads: int | None = None) -> None:
     sys.stdout = sys.stderr = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (open to the process's end)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, ActivationDescentError):
-            print(f"{kind.__name__}: {error}")
-            print(f"{kind.__name__}: {error}", file=terminal, flush=True)
+        sentence = str(error) if isinstance(error, ActivationDescentError) else _of_the_disk(error)
+        if sentence:
+            print(f"{kind.__name__}: {sentence}", file=terminal, flush=True)
+            with suppress(OSError):  # where the log is on the full disk
+                print(f"{kind.__name__}: {sentence}")
         else:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = show
+
+
+def _of_the_disk(error: BaseException) -> str:
+    """What is wrong with the disk, by the error or the one that it came from; nothing if it is something else."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        # Of safetensors, too, whose error has no number
+        if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
+            where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+            return (
+                f"the results cannot be written: {os.strerror(number)}{where}; make room or choose another folder, and run again"
+            )
+    return ""
 
 
 class Progress:

@@ -7,11 +7,13 @@ from activation_descent.provenance import source_digest
 from activation_descent.settings import (
     check_reasoning,
     check_schema,
+    check_shards,
     check_toy_problems,
     resolve_attention,
     resolve_finetuning,
     resolve_language,
     resolve_regression,
+    shard_of,
 )
 
 
@@ -53,6 +55,7 @@ def checked_settings():
         attention = resolve_attention(config["attention"], variants, config["language"])
         check_toy_problems(config["attention"]["toy_problems"])
         check_reasoning(config["reasoning"])
+        check_shards(config["shards"], variants, config["finetuning"]["models"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -61,7 +64,7 @@ def checked_settings():
         )
         compared = [name for name, settings in variants.items() if settings["tasks"] == "linear"]
         known = {
-            "regression": [*compared, *SUBJECTS],
+            "regression": [*compared, *SUBJECTS, *config["regression"]["figures"]],
             "language": list(config["language"]["models"]),
             "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
             "attention": [
@@ -80,7 +83,7 @@ def checked_settings():
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
-SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
+SUBJECTS = ["learners", "updates"]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
 # What the attention study has besides models: the dual form, statements about softmax, layers on mixtures, controls, all models together
@@ -108,6 +111,7 @@ CLAIMS = DOCUMENT["claims"]
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
 USED_VARIANTS = sorted({variant for figure in FIGURES.values() for variant in figure["variants"]})
+SHARDED_VARIANTS = [variant for variant in config["shards"]["regression"] if variant in USED_VARIANTS]
 
 
 def of_kind(kind):
@@ -189,8 +193,11 @@ def regression_records():
 
 def regression_costs():
     """Benchmark files of the study's jobs."""
+    shards = [f"{variant}_{shard}" for variant in SHARDED_VARIANTS for shard in range(config["shards"]["regression"][variant])]
     jobs = {
-        "train_regression": USED_VARIANTS,
+        "train_regression": [variant for variant in USED_VARIANTS if variant not in SHARDED_VARIANTS],
+        "train_regression_shard": shards,
+        "merge_regression": SHARDED_VARIANTS,
         "compare_regression": COMPARED,
         "compare_regression_sizes": SWEEPS,
         "compare_regression_ladder": of_kind("ladder"),
@@ -240,6 +247,7 @@ def language_costs():
 # Models that are fine-tuned, and those of them on which every control is run; an overlay drops one by setting it to null
 FINE_TUNED = {name: model for name, model in config["finetuning"]["models"].items() if model and name in MODELS}
 AUDITED = [name for name, model in FINE_TUNED.items() if model["controls"]]
+SHARDED_MODELS = [name for name in config["shards"]["finetuning"] if name in FINE_TUNED]
 ATTENTIONS = FINETUNING["momentum"]["attentions"]
 
 
@@ -265,9 +273,14 @@ def finetuning_records():
 
 def finetuning_costs():
     """Benchmark files of the study's jobs."""
+    cut = [(model, shard) for model in SHARDED_MODELS for shard in range(config["shards"]["finetuning"][model])]
     jobs = {
-        "probe_finetuning": FINE_TUNED,
-        "probe_finetuning_inside": AUDITED,
+        "probe_finetuning": [model for model in FINE_TUNED if model not in SHARDED_MODELS],
+        "probe_finetuning_shard": [f"{model}_{shard}" for model, shard in cut],
+        "probe_finetuning_inside": [model for model in AUDITED if model not in SHARDED_MODELS],
+        "probe_finetuning_inside_shard": [f"{model}_{shard}" for model, shard in cut if model in AUDITED],
+        "merge_finetuning": [f"{model}_audit" for model in SHARDED_MODELS]
+        + [f"{model}_inside" for model in SHARDED_MODELS if model in AUDITED],
         "train_finetuning_momentum": ATTENTIONS,
         "compare_finetuning": FINE_TUNED,
         "plot_finetuning": AUDITED,

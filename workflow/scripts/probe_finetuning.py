@@ -11,11 +11,13 @@ from activation_descent import records
 from activation_descent.finetuning import STUDY, audit, cells, protocol
 from activation_descent.finetuning.interventions import Effort
 from activation_descent.language.prompts import speakers_of
+from activation_descent.settings.shards import own_part
 from activation_descent.tracking import log_to, track
 
 log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params, variant = snakemake.params, snakemake.wildcards.variant
+part = f"_{snakemake.wildcards.shard}" if params.get("shard") else ""
 folder = Path(snakemake.input.model) if snakemake.input.get("model") else None
 speakers = speakers_of(params.model, folder, params.noise, params.seed, params.pool_size, params.tasks)
 effort = Effort.from_settings(params.effort)
@@ -29,8 +31,9 @@ config = {
     "controls": params.controls,
 }
 # From the configuration and not from params: how a job is recorded is no reason to run it again
-with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, variant, config) as log:
-    for group in cells.draw_cells(speakers, cells.Sampling(**params.sampling), params.seed):
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, variant + part, config) as log:
+    groups = [*cells.draw_cells(speakers, cells.Sampling(**params.sampling), params.seed)]
+    for group in own_part(groups, params.get("shard"), "groups of tasks with equally many classes"):
         ran = protocol.run_protocol(group, effort.rates)
         parts = [audit.protocol_records(ran, params.seed, variant)]
         if params.controls:

@@ -7,21 +7,23 @@ from activation_descent.regression.training import STUDY, Training, save_trained
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0], snakemake.threads)
-variant = snakemake.wildcards.variant
+variant, starts = snakemake.wildcards.variant, snakemake.params.get("starts")
+part = "" if starts is None else f"_{snakemake.wildcards.shard}"  # of the random starts
 settings = Training(**snakemake.params.training)
-progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
+progress = Progress(f"{snakemake.rule} {variant}{part}", settings.steps)
 config = {"seed": snakemake.params.seed, "variant": variant, **asdict(settings)}
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
-with track(snakemake.config["tracking"], Path(snakemake.params.runs), STUDY, snakemake.rule, variant, config) as log:
+with track(snakemake.config["tracking"], Path(snakemake.params.runs), STUDY, snakemake.rule, variant + part, config) as log:
 
     def report(step, losses):
         log(step, losses)
         progress(step, losses)
 
     weights = Path(snakemake.output.weights)
-    checkpoint = weights.with_name("checkpoint.safetensors")
+    checkpoint = weights.with_name(f"checkpoint{part}.safetensors")
     # From the configuration, too: a machine without the GPU of another has no reason to train again
     device = snakemake.config["device"]
-    trained = train(settings, snakemake.params.seed, variant, checkpoint, snakemake.params.code, device, report)
+    own = None if starts is None else range(*starts)
+    trained = train(settings, snakemake.params.seed, variant, checkpoint, snakemake.params.code, device, report, own)
     save_trained(trained, settings, weights, Path(snakemake.output.config))

@@ -1,6 +1,12 @@
 """Each family of models, small and random, held against its own plain forward pass."""
 
+import json
 import math
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -224,3 +230,53 @@ def test_a_saved_model_is_loaded_with_its_tokenizer(model, tmp_path):
     assert loaded.family == model.family
     assert torch.equal(loaded.logits(tokens()), model.logits(tokens()))
     assert loaded.encode("very fish") == model.encode("very fish")
+
+
+def saved(folder, model, **changes):
+    """A model's folder, with other entries in its config.json."""
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return str(folder)
+
+
+@pytest.mark.parametrize("model", ["llama"], indirect=True)
+@pytest.mark.parametrize("changes", [{}, {"model_type": "mine"}], ids=["a known family", "a family of its own"])
+def test_code_that_comes_with_a_model_is_refused_and_not_run(model, tmp_path, changes):
+    mapped = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}
+    folder = saved(tmp_path / "model", model, auto_map=mapped, **changes)
+    (tmp_path / "model/mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(ModelError) as caught:
+        load(folder, allow_pickle=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("model", ["gpt2"], indirect=True)
+def test_pickled_weights_are_refused_unless_they_are_allowed(model, tmp_path):
+    folder = saved(tmp_path, model)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.network.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"holds pickled weights alone; a pickle can run whatever .* allow_pickle: true"):
+        load(folder)
+    assert torch.equal(load(folder, allow_pickle=True).logits(tokens()), model.logits(tokens()))
+
+
+def test_a_hub_that_never_answers_is_one_sentence_in_time(tmp_path):
+    script = """
+from activation_descent.errors import ModelError
+from activation_descent.language import models
+models.HUB_TIMEOUT = 2
+try:
+    models.load("nobody/nothing")
+except ModelError as error:
+    print("SENTENCE", error)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=150)
+    assert "SENTENCE model nobody/nothing: it could not be fetched from the hub" in done.stdout, done.stderr
+    assert time.monotonic() - start < 60

@@ -2,6 +2,7 @@ import fcntl
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -278,3 +279,26 @@ def test_learning_rate_by_hand():
     rates = [training.rate_at(decaying, step) for step in range(10)]
     assert rates == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     assert {training.rate_at(SETTINGS, step) for step in range(30)} == {0.001}
+
+
+@pytest.mark.parametrize("cuts", [(0, 2, 5), (0, 1, 4, 5)], ids=str)
+@pytest.mark.parametrize("name", ["one linear layer", *VARIANTS])
+def test_shards_of_the_starts_put_together_are_the_bytes_of_one_job(name, cuts, tmp_path):
+    settings = replace(SETTINGS, steps=6, snapshot_every=3, best_of=5, **VARIANTS.get(name, {}))
+    whole = training.train(settings, 0, "v")
+    shards = [training.train(settings, 0, "v", starts=range(*pair)) for pair in pairwise(cuts)]
+    for shard, trained in enumerate(shards):
+        training.save_trained(trained, settings, tmp_path / f"{shard}", tmp_path / "shard.json")
+    read = [training.load_trained(settings, tmp_path / f"{i}", end - start) for i, (start, end) in enumerate(pairwise(cuts))]
+    files = {"whole": whole, "merged": training.merge(read, settings.seeds)}
+    for file, trained in files.items():
+        training.save_trained(trained, settings, tmp_path / file, tmp_path / f"{file}.json")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_checkpoint_of_other_starts_is_not_used(tmp_path, capsys):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(InterruptedRunError):
+        training.train(SETTINGS, 0, "v", checkpoint, report=kill_after(8), starts=range(1))
+    training.train(SETTINGS, 0, "v", checkpoint, starts=range(2))
+    assert "training from the start" in capsys.readouterr().out

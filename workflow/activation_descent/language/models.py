@@ -23,6 +23,11 @@ from activation_descent.errors import ModelError
 
 EMBEDDED = "embedded:"
 PARTS = ("query", "key", "value")
+HUB_TIMEOUT = 20  # seconds that the hub has to answer
+PICKLED = (
+    "a pickle can run whatever its author put into it, so convert it to safetensors, or set allow_pickle: true for this model in "
+    "language.models of the configuration if you trust where it comes from"
+)
 
 
 @dataclass(frozen=True)
@@ -328,17 +333,19 @@ def keep_output(seen: dict, key: tuple) -> Callable:
     return hook
 
 
-def load(name: str, folder: Path | None = None) -> LanguageModel:
-    """A model and its tokenizer, in float32 on the processor.
+def load(name: str, folder: Path | None = None, allow_pickle: bool = False) -> LanguageModel:
+    """A model and its tokenizer, in float32 on the processor. Code that comes with a model is never run.
 
     Args:
         name: see the head of this file.
         folder: where an embedded model was trained.
+        allow_pickle: read weights that are not safetensors, too: a pickle can run whatever its author put into it.
 
     Raises:
-        ModelError: if there is no such model, its hub is out of reach, its family is not known or its files are damaged; one sentence.
+        ModelError: if there is no such model, its hub is out of reach, its family is not known, it brings code or pickled weights, or its
+            files are damaged; one sentence.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -348,16 +355,41 @@ def load(name: str, folder: Path | None = None) -> LanguageModel:
     local = name.startswith(EMBEDDED) or _is_path(name)
     if local and not Path(source).is_dir():
         raise ModelError(f"model {name}: there is no folder {source}")
+    what = f"the folder {source} cannot be loaded" if local else "it could not be fetched from the hub"
+    options = {"local_files_only": local or not _answers(name), "trust_remote_code": False}
     try:
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, local_files_only=local)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        config = AutoConfig.from_pretrained(source, **options)
+        if getattr(config, "auto_map", None):
+            raise ModelError(f"model {name}: its config.json asks for code of its own (auto_map), which is never run")
+        if config.model_type not in FAMILIES:
+            raise ModelError(f"model {name}: its family '{config.model_type}' is not one of {', '.join(FAMILIES)}")
+        if local and not allow_pickle and not [*Path(source).glob("*.safetensors")] and [*Path(source).glob("*.bin")]:
+            raise ModelError(f"model {name}: {source} holds pickled weights alone; {PICKLED}")
+        weights = {"dtype": torch.float32, "use_safetensors": None if allow_pickle else True}
+        network = AutoModelForCausalLM.from_pretrained(source, **options, **weights)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except ModelError:
+        raise
     except Exception as error:  # transformers, the hub and their network libraries raise a dozen types
         reason = " ".join(str(error).split())[:300]
-        what = f"the folder {source} cannot be loaded" if local else "it could not be fetched from the hub"
-        raise ModelError(f"model {name}: {what}: {reason}") from error
-    if network.config.model_type not in FAMILIES:
-        raise ModelError(f"model {name}: its family '{network.config.model_type}' is not one of {', '.join(FAMILIES)}")
+        pickled = f"; {PICKLED}" if "safetensors" in reason and not local and not allow_pickle else ""
+        raise ModelError(f"model {name}: {what}: {reason}{pickled}") from error
     return LanguageModel(name, network, tokenizer)
+
+
+def _answers(name: str) -> bool:
+    """Whether the hub says anything of a model in time: otherwise each of its files would be waited for, and what is on this machine must
+    do."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT)
+    except HfHubHTTPError:  # an answer, if not the one that was hoped for; loading says which
+        return True
+    except Exception:  # offline, or no answer: the network libraries raise a dozen types
+        return False
+    return True
 
 
 def _is_path(name: str) -> bool:

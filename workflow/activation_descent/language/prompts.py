@@ -114,7 +114,7 @@ def speakers_of(
     Raises:
         ModelError, DataError: if the model, its data or a label word cannot be had.
     """
-    model = load(os.path.expandvars(settings["name"]), folder)
+    model = load(os.path.expandvars(settings["name"]), folder, settings.get("allow_pickle", False))
     if settings["tasks"] == "own":
         tasks = own_tasks(load_world(folder / "world.json"), noise, root, pool_size)
     else:

@@ -4,7 +4,6 @@ Every table has the columns of `COLUMNS`; a table may add columns of `EXTRA_COLU
 belongs to. Frames are checked before they are written, and a file appears whole or not at all.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.errors import RecordsError
+from activation_descent.files import whole
 from activation_descent.records import attention, benchmark, finetuning, language, reasoning, regression
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
@@ -86,7 +86,7 @@ def check(table: pd.DataFrame, name: str) -> None:
     unknown = [column for column in table if column not in COLUMNS and column not in EXTRA_COLUMNS]
     if missing or unknown:
         raise RecordsError(f"{name}: columns missing {missing}, columns not declared in records {unknown}")
-    undeclared = sorted(set(table["metric"]) - set(METRICS))
+    undeclared = sorted(set(map(str, table["metric"])) - set(METRICS))
     if undeclared:
         raise RecordsError(f"{name}: metrics not declared in records: {', '.join(undeclared)}")
     values = pd.to_numeric(table["value"], errors="coerce")
@@ -127,10 +127,19 @@ def read(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def merge(shards: Sequence[str | Path], path: str | Path) -> None:
+    """Put tables of parts of a job below one another, digit by digit as they are: the bytes that the whole job would have written.
+
+    Raises:
+        RecordsError: see `read` and `check`.
+    """
+    check(read(shards), str(path))
+    parts = [pd.read_csv(shard, dtype=str, keep_default_na=False) for shard in shards]
+    rows = pd.concat(parts, ignore_index=True).fillna("").to_dict("records")
+    write_text(frame(rows).to_csv(index=False, lineterminator="\n"), path)
+
+
 def write_text(text: str, path: str | Path) -> None:
     """Write a text file by `os.replace`: a reader sees the old file or the new one, never half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")

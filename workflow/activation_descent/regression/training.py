@@ -7,7 +7,6 @@ was never interrupted, and ends with the same bytes.
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
+from activation_descent.files import whole
 from activation_descent.regression.closed_forms import optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.gradients import losses_and_gradients
@@ -116,16 +116,17 @@ class Trained:
 
 def save_trained(trained: Trained, settings: Training, weights: Path, config: Path) -> None:
     """Write a job's outcome as safetensors beside its settings as JSON, each whole or not at all."""
-    partial = weights.with_name(weights.name + ".partial")
-    save_file(vars(trained) | {"steps": torch.tensor(trained.steps)}, partial)
-    os.replace(partial, weights)
-    partial = config.with_name(config.name + ".partial")
-    partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    os.replace(partial, config)
+    with whole(weights) as partial:
+        save_file(vars(trained) | {"steps": torch.tensor(trained.steps)}, partial)
+    with whole(config) as partial:
+        partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
 
 
-def load_trained(settings: Training, weights: Path) -> Trained:
+def load_trained(settings: Training, weights: Path, replications: int | None = None) -> Trained:
     """Read what `save_trained` wrote.
+
+    Args:
+        replications: that the file holds, if not the `seeds` of the settings.
 
     Raises:
         CheckpointError: if the file is damaged or its shapes are not those of the settings.
@@ -136,7 +137,7 @@ def load_trained(settings: Training, weights: Path) -> Trained:
     except Exception as error:
         raise CheckpointError(f"{weights} cannot be read ({error}); delete it to train again") from error
     parameters = sum(math.prod(shape) for shape in shapes(settings.architecture).values())
-    expected = (settings.seeds, len(trained.steps), parameters)
+    expected = (settings.seeds if replications is None else replications, len(trained.steps), parameters)
     if tuple(trained.snapshots.shape) != expected:
         raise CheckpointError(f"{weights} holds snapshots of shape {tuple(trained.snapshots.shape)}, not {expected}; delete it")
     return trained
@@ -198,11 +199,11 @@ def target_model(settings: Training, root: int, variant: str, tasks: Tasks) -> F
     raise ValueError(f"target {settings.target!r} is none of label, descent, ridge, matrix")
 
 
-def batch_array(settings: Training) -> np.ndarray | None:
+def batch_array(settings: Training, starts: int) -> np.ndarray | None:
     """Room for the tokens of one batch of linear tasks for each start, that need not be kept."""
     if settings.tasks != "linear" or settings.dataset_size is not None:
         return None
-    return np.empty((settings.starts, settings.input_dim + 1, settings.context_length + 1, settings.batch_size), np.float32)
+    return np.empty((starts, settings.input_dim + 1, settings.context_length + 1, settings.batch_size), np.float32)
 
 
 def clip_by_global_norm(gradient: Vector, clip_norm: float) -> Vector:
@@ -223,8 +224,9 @@ class Job:
     would do.
     """
 
-    def __init__(self, settings: Training, root: int, variant: str, device: str = "cpu"):
+    def __init__(self, settings: Training, root: int, variant: str, device: str = "cpu", starts: range | None = None):
         self.settings, self.root, self.variant = settings, root, variant
+        self.starts = range(settings.starts) if starts is None else starts
         self.architecture = settings.architecture
 
         def initial(seed: int) -> Vector:
@@ -235,8 +237,8 @@ class Job:
                 unpack(vector, self.architecture)["attention"][:] = layer
             return vector
 
-        self.weights = torch.stack([initial(seed) for seed in range(settings.starts)]).to(device)  # start parameter
-        self.batch = batch_array(settings)
+        self.weights = torch.stack([initial(seed) for seed in self.starts]).to(device)  # start parameter
+        self.batch = batch_array(settings, len(self.starts))
         self.dataset: dict[tuple[int, int], Tasks] = {}
         self.moments = {
             "step": torch.zeros((), device=device),
@@ -248,7 +250,7 @@ class Job:
         """The tasks of one step: fresh ones, or the step's batch of a fixed set."""
         settings = self.settings
         if settings.dataset_size is None:
-            room = None if self.batch is None else self.batch[seed]
+            room = None if self.batch is None else self.batch[seed - self.starts.start]
             return training_tasks(settings, self.root, self.variant, seed, step, room)
         batch = (seed, step % (settings.dataset_size // settings.batch_size))
         if batch not in self.dataset:
@@ -283,16 +285,16 @@ class Job:
             DivergedError: if a mean is not finite.
         """
         settings = self.settings
-        total = torch.zeros(settings.starts, dtype=torch.float64)
+        total = torch.zeros(len(self.starts), dtype=torch.float64)
         for step in steps:
-            tasks = (self.tasks(seed, step) for seed in range(settings.starts))
+            tasks = (self.tasks(seed, step) for seed in self.starts)
             losses, gradients = losses_and_gradients(self.weights, self.architecture, tasks)
             if settings.frozen_rate is not None:
                 unpack(gradients, self.architecture)["attention"].zero_()
             self.adam(clip_by_global_norm(gradients, settings.clip_norm), rate_at(settings, step))
             total += losses
         means = total / len(steps)
-        for seed, mean in enumerate(means.tolist()):
+        for seed, mean in zip(self.starts, means.tolist(), strict=True):
             if not math.isfinite(mean):
                 raise DivergedError(
                     f"training of variant {self.variant} diverged: the loss of seed {seed} is {mean} between steps {steps[0]} and "
@@ -309,6 +311,7 @@ def train(
     code: str = "",
     device: str = "cpu",
     report: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+    starts: range | None = None,
 ) -> Trained:
     """Train every random start of one variant, and keep the best.
 
@@ -319,6 +322,7 @@ def train(
         code: a digest of the program.
         device: where to train, as torch names it; "auto" for a GPU if there is one.
         report: called after each block with the step and a loss for each start, earlier blocks of a resumed run included.
+        starts: a shard of the random starts to train alone, of which none is left out (`merge` does that).
 
     Raises:
         DivergedError: if a loss is no longer finite.
@@ -328,11 +332,12 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_flush_denormal(True)  # deep networks start from products of tiny numbers, which are slow below 1e-38
     with checkpointing.alone(checkpoint):
-        job = Job(settings, root, variant, device)
+        job = Job(settings, root, variant, device, starts)
         ends = [*range(0, settings.steps, settings.snapshot_every), settings.steps]
-        identity = json.dumps({"root": root, "variant": variant, "code": code, **asdict(settings)}, sort_keys=True)
-        losses = torch.full((settings.starts, len(ends)), torch.nan, dtype=torch.float64)
-        trained = Trained(ends, torch.zeros(settings.starts, len(ends), job.weights.shape[1]), losses, losses[:, -1])
+        identity = {"root": root, "variant": variant, "code": code, "shard": [*job.starts], **asdict(settings)}
+        identity = json.dumps(identity, sort_keys=True)
+        losses = torch.full((len(job.starts), len(ends)), torch.nan, dtype=torch.float64)
+        trained = Trained(ends, torch.zeros(len(job.starts), len(ends), job.weights.shape[1]), losses, losses[:, -1])
         trained.snapshots[:, 0] = job.weights.cpu()
         done = checkpointing.restore(checkpoint, identity, _state(job, trained))
         for block, (start, end) in enumerate(pairwise(ends), start=1):
@@ -340,10 +345,23 @@ def train(
                 trained.losses[:, block] = job.advance(range(start, end))
                 trained.snapshots[:, block] = job.weights.cpu()
                 checkpointing.save(checkpoint, identity, _state(job, trained), block)
-            report(end, {f"training_loss/seed_{i}": loss for i, loss in enumerate(trained.losses[:, block].tolist())})
+            means = zip(job.starts, trained.losses[:, block].tolist(), strict=True)
+            report(end, {f"training_loss/seed_{seed}": loss for seed, loss in means})
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
-    return best(trained, settings.seeds)
+    return best(trained, settings.seeds if starts is None else len(starts))
+
+
+def merge(shards: Sequence[Trained], number: int) -> Trained:
+    """The outcome of one job from those of its shards, in their order.
+
+    Args:
+        number: of random starts to keep.
+    """
+    snapshots, losses, start_losses = (
+        torch.cat([getattr(shard, part) for shard in shards]) for part in ("snapshots", "losses", "start_losses")
+    )
+    return best(Trained(shards[0].steps, snapshots, losses, start_losses), number)
 
 
 def best(trained: Trained, number: int) -> Trained:

@@ -6,13 +6,16 @@ from activation_descent.settings.language import resolve_language
 from activation_descent.settings.reasoning import check_reasoning
 from activation_descent.settings.regression import resolve_regression
 from activation_descent.settings.schema import check_schema
+from activation_descent.settings.shards import check_shards, shard_of
 
 __all__ = [
     "check_reasoning",
     "check_schema",
+    "check_shards",
     "check_toy_problems",
     "resolve_attention",
     "resolve_finetuning",
     "resolve_language",
     "resolve_regression",
+    "shard_of",
 ]
