@@ -1,0 +1,342 @@
+"""Translators: affine maps that carry a layer's states to where the model's own unembedding can read them.
+
+    TunedLens_l(h) = softmax U(h + W_l h + b_l),   loss = sum_l E KL(p_L || TunedLens_l(h_l))          (Belrose et al. 2023)
+
+p_L is what the model predicts in the end, U its last normalisation and unembedding, frozen. In the residual form (`h +`, as in the
+authors' code) a translator starts as the logit lens, and weight decay pulls it there. Kinds differ in what layers share:
+
+    logit        h                      nothing to fit
+    bias         h + b_l
+    tuned        h + W_l h + b_l
+    shared       h + W h + b            one map for all layers
+    shared_bias  h + W h + b_l
+    low_rank     h + U_l V_l h + b_l    as many parameters as shared_bias, near enough: rank d / 2L
+    shared_even  as shared, fitted to every second layer only
+    prefix       as shared, fitted to the first half of the layers only
+
+States of several models of one shape stand side by side (`seed`), and all layers of a kind go through one batched product.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
+from jaxtyping import Float, Int
+from torch import Tensor
+
+States = Float[Tensor, "seed layer token feature"]
+Probabilities = Float[Tensor, "seed token word"]
+ByToken = Float[Tensor, "seed layer token"]
+
+CHUNK = 1 << 18  # logits computed at once: what fits the caches, and a bound on memory where the vocabulary is large
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of translator consists of: `weight` and `bias` are of each `layer`, `shared`, or absent; a weight may be `low_rank`."""
+
+    weight: str | None
+    bias: str | None
+    fitted_to: str = "all"
+
+
+KINDS = {
+    "logit": Kind(None, None),
+    "bias": Kind(None, "layer"),
+    "tuned": Kind("layer", "layer"),
+    "shared": Kind("shared", "shared"),
+    "shared_bias": Kind("shared", "layer"),
+    "low_rank": Kind("low_rank", "layer"),
+    "shared_even": Kind("shared", "shared", "even"),
+    "prefix": Kind("shared", "shared", "prefix"),
+}
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """The last normalisation and the unembedding of models of one shape: `logits = normalise(h) weight^T + bias`.
+
+    Scale and shift of the normalisation are folded into weight and bias, which is exact.
+
+    Attributes:
+        norm: "layer" (LayerNorm), "rms" (root mean square) or "none".
+        epsilon: of the normalisation.
+    """
+
+    weight: Float[Tensor, "seed word feature"]
+    bias: Float[Tensor, "seed word"]
+    norm: str
+    epsilon: float = 1e-5
+
+    def normalise(self, states: Float[Tensor, "... feature"]) -> Float[Tensor, "... feature"]:
+        width = states.shape[-1:]
+        match self.norm:
+            case "layer":
+                return F.layer_norm(states, width, eps=self.epsilon)
+            case "rms":
+                return F.rms_norm(states, width, eps=self.epsilon)
+        return states
+
+    def logits(self, states: States) -> Float[Tensor, "seed layer token word"]:
+        """Logits of every layer's states; all at once, so for few tokens."""
+        return self.normalise(states) @ self.weight[:, None].mT + self.bias[:, None, None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """States of some tokens, recorded once and read by every kind of translator.
+
+    Attributes:
+        states: h_0 to h_{L-1}, what enters each block.
+        final: p_L, the model's own prediction.
+        following: the token that came next.
+    """
+
+    states: States
+    final: Probabilities
+    following: Int[Tensor, "seed token"]
+
+    @property
+    def negative_entropy(self) -> Float[Tensor, "seed token"]:
+        return torch.special.xlogy(self.final, self.final).sum(-1)
+
+
+@dataclass
+class Translators:
+    """Translators of one kind, for all layers of all models.
+
+    Attributes:
+        parameters: weight (seed, layer or 1, feature, feature), or left and right of it where it is low rank; bias (seed, layer or 1, feature).
+    """
+
+    kind: str
+    parameters: dict[str, Tensor]
+    layers: int
+
+    @classmethod
+    def initial(cls, kind: str, seeds: int, layers: int, width: int, rng: np.random.Generator) -> "Translators":
+        """The logit lens in the form of a kind.
+
+        Args:
+            rng: for the left factors of low-rank maps, whose right factors are zero.
+        """
+        shape, parameters = KINDS[kind], {}
+        if shape.weight == "low_rank":
+            rank = max(1, round(width / (2 * layers)))
+            right = rng.standard_normal((seeds, layers, rank, width), dtype=np.float32) / math.sqrt(width)
+            parameters = {"left": torch.zeros(seeds, layers, width, rank), "right": torch.from_numpy(right)}
+        elif shape.weight:
+            parameters["weight"] = torch.zeros(seeds, layers if shape.weight == "layer" else 1, width, width)
+        if shape.bias:
+            parameters["bias"] = torch.zeros(seeds, layers if shape.bias == "layer" else 1, 1, width)
+        return cls(kind, parameters, layers)
+
+    @property
+    def size(self) -> int:
+        """Parameters of one model's translators."""
+        return sum(parameter[0].numel() for parameter in self.parameters.values())
+
+    @property
+    def fitted_layers(self) -> list[int]:
+        """The layers that a fit looks at."""
+        match KINDS[self.kind].fitted_to:
+            case "even":
+                return list(range(0, self.layers, 2))
+            case "prefix":
+                return list(range((self.layers + 1) // 2))
+        return list(range(self.layers))
+
+    def __call__(self, states: States, layers: Sequence[int] | slice = slice(None)) -> States:
+        """Translate states that stand in the order of `layers`, default all."""
+
+        def of(name: str) -> Tensor:
+            parameter = self.parameters[name]
+            return parameter if parameter.shape[1] == 1 else parameter[:, layers]
+
+        translated = states
+        if "weight" in self.parameters:
+            translated = translated + states @ of("weight").mT
+        if "left" in self.parameters:
+            translated = translated + states @ of("right").mT @ of("left").mT
+        if "bias" in self.parameters:
+            translated = translated + of("bias")
+        return translated
+
+    def one(self, layer: int) -> "Translators":
+        """The translator of one layer, for states of any layers."""
+        parameters = {
+            name: parameter if parameter.shape[1] == 1 else parameter[:, layer : layer + 1]
+            for name, parameter in self.parameters.items()
+        }
+        return Translators(self.kind, parameters, 1)
+
+
+# Distances between predictions
+
+
+class _Divergence(torch.autograd.Function):
+    """KL(target || softmax(x weight^T + bias)) of each token, with its gradient by x, `(softmax - target) weight`, from the same pass."""
+
+    @staticmethod
+    def forward(context, x, weight, bias, target, negative_entropy):
+        divergence = x.new_empty(x.shape[:3])
+        gradient = torch.empty_like(x) if context.needs_input_grad[0] else None
+        for seed, layers in _slices(x, weight.shape[1]):
+            logits = torch.addmm(bias[seed], x[seed, layers].flatten(0, 1), weight[seed].T)
+            logits = logits.view(-1, x.shape[2], logits.shape[1])
+            normaliser = logits.logsumexp(-1)
+            cross = normaliser - torch.einsum("ltw,tw->lt", logits, target[seed])
+            divergence[seed, layers] = cross + negative_entropy[seed]
+            if gradient is not None:
+                error = logits.sub_(normaliser[..., None]).exp_().sub_(target[seed])
+                torch.matmul(error, weight[seed], out=gradient[seed, layers])
+        context.save_for_backward(gradient)
+        return divergence
+
+    @staticmethod
+    def backward(context, outer):
+        (gradient,) = context.saved_tensors
+        return outer[..., None] * gradient, None, None, None, None
+
+
+def _slices(x: States, words: int) -> Iterator[tuple[int, slice]]:
+    """Model by model, as many layers at once as `CHUNK` allows."""
+    seeds, layers, tokens, _ = x.shape
+    step = max(1, CHUNK // (tokens * words))
+    for seed in range(seeds):
+        for first in range(0, layers, step):
+            yield seed, slice(first, min(first + step, layers))
+
+
+def divergence(states: States, unembedding: Unembedding, batch: Batch) -> ByToken:
+    """KL(p_L || softmax U(h)) of each token, in nats."""
+    x = unembedding.normalise(states)
+    return _Divergence.apply(x, unembedding.weight, unembedding.bias, batch.final, batch.negative_entropy)
+
+
+def log_probabilities(states: States, unembedding: Unembedding) -> Iterator[tuple[int, slice, Float[Tensor, "layer token word"]]]:
+    """log softmax U(h), part by part: model, layers, values."""
+    x = unembedding.normalise(states)
+    for seed, layers in _slices(x, unembedding.weight.shape[1]):
+        logits = torch.addmm(unembedding.bias[seed], x[seed, layers].flatten(0, 1), unembedding.weight[seed].T)
+        yield seed, layers, logits.view(-1, x.shape[2], logits.shape[1]).log_softmax(-1)
+
+
+@torch.no_grad()
+def readings(states: States, unembedding: Unembedding, batch: Batch) -> dict[str, ByToken]:
+    """Of each token in bits: `divergence` KL(p_L || softmax U(h)), and `cross_entropy` with the token that came next."""
+    found = {name: states.new_empty(states.shape[:3]) for name in ("divergence", "cross_entropy")}
+    negative_entropy = batch.negative_entropy
+    for seed, layers, log_q in log_probabilities(states, unembedding):
+        cross = -torch.einsum("ltw,tw->lt", log_q, batch.final[seed])
+        found["divergence"][seed, layers] = cross + negative_entropy[seed]
+        next_token = batch.following[seed].expand(len(log_q), -1)[..., None]
+        found["cross_entropy"][seed, layers] = -log_q.gather(-1, next_token)[..., 0]
+    return {name: values / math.log(2) for name, values in found.items()}
+
+
+# Fitting
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How translators are fitted.
+
+    Attributes:
+        optimiser: "adam", or "sgd": Nesterov's momentum of .9, with the gradient of all layers together cut to `clip_norm` (the authors').
+        learning_rate: falls to zero in a line. Of SGD as in the paper, 1.0, which is 0.1 to torch: the authors multiply by 1 - momentum.
+        steps: of the optimiser.
+        tokens: of a step and a model; a step may read them in several batches.
+        weight_decay: of SGD.
+        clip_norm: of SGD.
+    """
+
+    optimiser: str
+    learning_rate: float
+    steps: int
+    tokens: int
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+
+
+MOMENTUM = 0.9
+Stream = Callable[[int], Iterator[Batch]]  # the batches of a step
+Transform = Callable[[States], States]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Translators of one kind, and which states they read: those of the model, or of a null made from them.
+
+    Attributes:
+        transform: from the model's states to those that are read.
+    """
+
+    translators: Translators
+    transform: Transform = lambda states: states
+
+
+def fit(readers: Mapping[str, Reader], unembedding: Unembedding, stream: Stream, settings: Fit) -> list[dict[str, float]]:
+    """Fit all kinds on the same batches, in place. Losses are sums over layers, so that layers, models and kinds do not meet.
+
+    Returns:
+        For each step the loss of each reader: mean KL over tokens, layers and models, in nats.
+    """
+    parameters = {name: list(reader.translators.parameters.values()) for name, reader in readers.items()}
+    fitted = {name: own for name, own in parameters.items() if own}
+    for own in fitted.values():
+        for parameter in own:
+            parameter.requires_grad_(True)
+    optimiser = _optimiser([parameter for own in fitted.values() for parameter in own], settings)
+    course = []
+    for step in range(settings.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(settings, step)
+        losses = dict.fromkeys(fitted, 0.0)
+        batches = list(stream(step))
+        for batch in batches:
+            transformed: dict[int, States] = {}
+            for name in fitted:
+                reader = readers[name]
+                key = id(reader.transform)
+                if key not in transformed:
+                    transformed[key] = reader.transform(batch.states)
+                chosen = reader.translators.fitted_layers
+                states = transformed[key] if len(chosen) == batch.states.shape[1] else transformed[key][:, chosen]
+                loss = divergence(reader.translators(states, chosen), unembedding, batch).mean(-1) / len(batches)
+                loss.sum().backward()
+                losses[name] += float(loss.detach().mean())
+        if settings.optimiser == "sgd":
+            for own in fitted.values():
+                _clip(own, settings.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+        course.append(losses)
+    for own in fitted.values():
+        for parameter in own:
+            parameter.requires_grad_(False)
+    return course
+
+
+def _optimiser(parameters: list[Tensor], settings: Fit) -> torch.optim.Optimizer:
+    if settings.optimiser == "adam":
+        return torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+    return torch.optim.SGD(
+        parameters, lr=settings.learning_rate, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay
+    )
+
+
+def _rate(settings: Fit, step: int) -> float:
+    scale = 1 - MOMENTUM if settings.optimiser == "sgd" else 1.0
+    return settings.learning_rate * scale * (1 - step / settings.steps)
+
+
+def _clip(parameters: list[Tensor], longest: float) -> None:
+    """Cut each model's gradient, of all layers together, to a length."""
+    square = sum(parameter.grad.square().flatten(1).sum(1) for parameter in parameters)
+    factor = (longest / (square.sqrt() + 1e-6)).clamp(max=1)
+    for parameter in parameters:
+        parameter.grad *= factor.view(-1, *[1] * (parameter.dim() - 1))
