@@ -1,0 +1,329 @@
+"""Is a language model's forward pass predictive coding? The probes D1 to D4 on any model, and the rule that judges them.
+
+The claim: the first layer predicts x_{t+1} from x_t; each layer reads the true tokens and the predictions, forms the error, and updates
+all positions by it.
+
+    D1  can predictions be read at each layer, better than a bigram?       `update_regression.readability`; necessary, no evidence
+    D2  does position s + 1 hold the error of the prediction at s?         `error_decoding`
+    D3  are updates of predictions driven by errors, or copies?            `update_regression`
+    D4  is the error used: does a smaller error push less?                 `causal_use`
+
+Every model is seen through the same interface, the control of `error_correction` among them. Predictive coding is supported for a model
+when D2, D3 and D4 all hold (`judged`); whatever the control with rectified errors says no to can tell nothing about other models.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from activation_descent.lens import causal_use, error_decoding, update_regression
+from activation_descent.lens.causal_use import CONDITIONS, CONTEXTS
+from activation_descent.lens.error_decoding import TARGETS
+from activation_descent.lens.update_regression import KERNELS
+
+if TYPE_CHECKING:
+    from activation_descent.language.models import LanguageModel
+    from activation_descent.lens.error_correction import ErrorCorrection
+
+STUDY, EXPERIMENT = "lens", "predictive_coding"
+ALL = -1  # in the place of a layer: all of them
+BATCH = 64  # documents at once
+
+# The rule. Specificity, ratio, gain and copying as written down with the probes; the two others follow from what they ask
+SPECIFIC = 0.03  # D2: share of the variance of -log p_s(x_{s+1})
+ERROR_RATIO = (0.5, 1.5)  # D3: lambda
+GAIN = 0.01  # D3: share of the updates' variance; below it nothing is said
+COPYING = 0.3  # D3: lambda below which what followed is passed on and what was predicted is not
+SURVIVING = 0.5  # D4: without the directions of token identity most of the slope is left
+AGREEMENT = (0.5, 2.0)  # D4: slopes are those of the updates, to a factor of 2
+
+Row = dict[str, Any]
+Tokens = Int[Tensor, "row token"]
+Cut = Bool[Tensor, "row query key"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A causal model whose predictions can be followed through its blocks.
+
+    Attributes:
+        layers: L, blocks; states are counted from 0, what enters the first, to L.
+        states: of documents, at all L + 1 places.
+        lens: log-probabilities of the next token, read from states at one place; at L the model's own.
+        resume: tokens, layer, states there, cut edges (query, key) or none -> log-probabilities in the end.
+        embedding: W, a vector for each word.
+    """
+
+    layers: int
+    states: Callable[[Tokens], Float[Tensor, "state row token feature"]]
+    lens: Callable[[int, Float[Tensor, "*batch feature"]], Float[Tensor, "*batch word"]]
+    resume: Callable[[Tokens, int, Float[Tensor, "row token feature"], Cut | None], Float[Tensor, "row token word"]]
+    embedding: Float[Tensor, "word feature"]
+
+
+def control_subject(model: "ErrorCorrection") -> Subject:
+    """The error-correcting control; its predictions stand in the same directions at all layers, so that its own unembedding reads them."""
+    words = model.settings.words
+    return Subject(
+        model.settings.loops,
+        torch.no_grad()(model.states),
+        lambda layer, states: model.read(states),
+        lambda tokens, layer, states, cut: model.resume(layer, states, cut),
+        model.basis[words : 2 * words],
+    )
+
+
+def language_subject(
+    model: "LanguageModel", lens: Callable[[int, Float[Tensor, "*batch feature"]], Float[Tensor, "*batch word"]]
+) -> Subject:
+    """A language model of the language study.
+
+    Args:
+        lens: log-probabilities at each place, the last one included.
+    """
+
+    @torch.no_grad()
+    def states(tokens: Tokens) -> Float[Tensor, "state row token feature"]:
+        recording = model.record(tokens)
+        return torch.cat([recording.residual, recording.final[None]])
+
+    @torch.no_grad()
+    def resume(tokens: Tokens, layer: int, states: Float[Tensor, "row token feature"], cut: Cut | None):
+        length = tokens.shape[1]
+        closed = torch.ones(length, length, dtype=torch.bool).triu(1).expand(len(tokens), -1, -1)
+        closed = closed if cut is None else closed | cut
+        mask = torch.zeros(closed.shape).masked_fill(closed, torch.finfo(torch.float32).min)[:, None]
+
+        def replace(module, arguments, named):
+            if arguments:
+                return (states, *arguments[1:]), named
+            return arguments, named | {"hidden_states": states}
+
+        # Blocks before the layer run on the tokens, and what they say is thrown away
+        hook = model.blocks[layer].register_forward_pre_hook(replace, with_kwargs=True)
+        try:
+            return model.network(input_ids=tokens, attention_mask=mask, use_cache=False).logits.log_softmax(-1)
+        finally:
+            hook.remove()
+
+    return Subject(model.layers, states, lens, resume, model.network.get_input_embeddings().weight.detach())
+
+
+# The probes
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How much is looked at.
+
+    Attributes:
+        causal_layers: l of D4, of which those are taken that a model has.
+        resamples: of documents, for intervals.
+    """
+
+    causal_layers: Sequence[int]
+    resamples: int
+
+
+def predictive_coding_records(
+    subject: Subject, train: Tokens, test: Tokens, settings: ProbeSettings, rng: np.random.Generator, row: Mapping[str, Any]
+) -> list[Row]:
+    """D1 to D4 of one model on one draw of documents.
+
+    Args:
+        train: documents that decoders, means and frequencies are fitted on.
+        test: documents of the same length that everything is measured on.
+        rng: for resamples, positions and words.
+        row: what all rows have in common: variant, seed, ...
+    """
+    with torch.no_grad():
+        train_states, test_states = subject.states(train), subject.states(test)
+        log_p = torch.stack([subject.lens(layer, states) for layer, states in enumerate(test_states)])
+        train_final = subject.lens(subject.layers, train_states[-1])
+    rows = [
+        *_readability(log_p, test),
+        *_decoding(subject, (train, train_final, train_states), (test, log_p[-1], test_states), settings, rng),
+    ]
+    regressions = _regressions(log_p, train, test, subject.layers)
+    rows += _updates(regressions, settings, rng)
+    drives = {layer: update_regression.regress(sums.sum((0, 1))).weights[1::2] for layer, sums in regressions["own"].items()}
+    rows += _causal(subject, train, train_states, test, test_states, drives, settings, rng)
+    # A number that does not exist, as the slope of nothing, has no row
+    rows = [{"layer": ALL, "control": "none"} | one for one in rows if np.isfinite(one["value"])]
+    summary = {one["metric"]: one["value"] for one in rows if one["layer"] == ALL and one["control"] == "none"}
+    rows += [{"layer": ALL, "control": "none", "metric": name, "value": value} for name, value in judged(summary).items()]
+    return [{"study": STUDY, "experiment": EXPERIMENT, "step": 0} | dict(row) | one for one in rows]
+
+
+def judged(summary: Mapping[str, float]) -> dict[str, float]:
+    """The rule, 1 or 0 for yes and no; what could not be measured is a no.
+
+    Args:
+        summary: metrics of a model, ends of intervals among them (`_low`, `_high`).
+
+    Returns:
+        decodes_error       D2: specificity at least .03, its interval above zero, larger behind the first layer than before it
+        updates_by_error    D3: gain at least .01 throughout its interval, lambda in [.5, 1.5]
+        uses_error          D4: slope below zero, also without directions of token identity, and as D3 says
+        predictive_coding   all of them
+        copying             D3: gain at least .01 throughout its interval, lambda below .3
+    """
+    of = lambda name: summary.get(name, np.nan)
+    decodes = (
+        of("error_specificity_inner") >= SPECIFIC and of("error_specificity_inner_low") > 0 and of("error_specificity_growth") > 0
+    )
+    explained = of("update_gain_low") >= GAIN
+    updates = explained and ERROR_RATIO[0] <= of("error_ratio") <= ERROR_RATIO[1]
+    pushes = of("causal_slope_high") < 0 and of("causal_slope_off_identity_high") < 0
+    survives = of("causal_slope_off_identity") <= SURVIVING * of("causal_slope")
+    uses = pushes and survives and AGREEMENT[0] <= of("causal_agreement") <= AGREEMENT[1]
+    verdicts = {
+        "decodes_error": decodes,
+        "updates_by_error": updates,
+        "uses_error": uses,
+        "predictive_coding": decodes and updates and uses,
+        "copying": explained and of("error_ratio") < COPYING,
+    }
+    return {name: float(bool(verdict)) for name, verdict in verdicts.items()}
+
+
+def _readability(log_p: update_regression.Predictions, tokens: Tokens) -> Iterator[Row]:
+    for name, values in update_regression.readability(log_p, tokens).items():
+        for layer, value in enumerate(values):
+            yield {"layer": layer, "metric": f"read_{name}", "value": float(value)}
+
+
+def _decoding(subject: Subject, train: tuple, test: tuple, settings: ProbeSettings, rng: np.random.Generator) -> Iterator[Row]:
+    """D2: a gain for each layer and target, and what the rule reads."""
+    (tokens, final, states), (test_tokens, test_final, test_states) = train, test
+    known = error_decoding.examples(final, tokens, subject.embedding)
+    asked = error_decoding.examples(test_final, test_tokens, subject.embedding)
+    h, h_test = (torch.stack([error_decoding.state_examples(one) for one in part]) for part in (states, test_states))
+    explained = {target: error_decoding.explain(target, known, h, asked, h_test) for target in TARGETS}
+    for target, found in explained.items():
+        yield {"control": target, "metric": "decoding_base", "value": found.base_share}
+        for layer, gain in enumerate(found.gains()):
+            yield {"control": target, "layer": layer, "metric": "decoding_gain", "value": float(gain)}
+    true, other = explained["error"], explained["counterfactual"]
+    specific = error_decoding.specificity(true, other)
+    for layer, value in enumerate(specific):
+        yield {"layer": layer, "metric": "error_specificity", "value": float(value)}
+    weights = document_weights(len(test_tokens), rng, settings.resamples)
+    resampled = error_decoding.specificity(true, other, weights)
+    # The first state has read no earlier position, the last one is read by none
+    inner = slice(1, subject.layers)
+    yield from _with_interval("error_specificity_inner", specific[inner].mean(), resampled[:, inner].mean(1))
+    grown = specific[inner].mean() - specific[0]
+    yield {"metric": "error_specificity_growth", "value": float(grown)}
+
+
+def _with_interval(metric: str, value: Tensor | float, resampled: Tensor) -> Iterator[Row]:
+    low, high = np.nanquantile(resampled.numpy(), [0.025, 0.975])
+    for suffix, number in (("", value), ("_low", low), ("_high", high)):
+        yield {"metric": metric + suffix, "value": float(number)}
+
+
+def _regressions(
+    log_p: update_regression.Predictions, train: Tokens, test: Tokens, layers: int
+) -> dict[str, dict[int, update_regression.Products]]:
+    """Sums of products of each layer after the first, in the documents' own context and in another's."""
+    words = log_p.shape[-1]
+    unigram = (torch.bincount(train.flatten(), minlength=words) + 1).float().log()
+    return {
+        context: {
+            layer: update_regression.products(log_p, test, layer, unigram, context == "other") for layer in range(1, layers)
+        }
+        for context in ("own", "other")
+    }
+
+
+def _updates(
+    regressions: Mapping[str, Mapping[int, update_regression.Products]], settings: ProbeSettings, rng: np.random.Generator
+) -> Iterator[Row]:
+    """D3: each layer, all layers together, halves of the documents and the null."""
+    # Layers count alike, whatever the size of their updates
+    pooled = {
+        context: sum(sums / sums[..., -1, -1].sum() for sums in by_layer.values()) for context, by_layer in regressions.items()
+    }
+    for context, name in (("own", "none"), ("other", "other_context")):
+        for layer, sums in [*regressions[context].items(), (ALL, pooled[context])]:
+            for one in _update_rows(update_regression.regress(sums.sum((0, 1)))):
+                yield one | {"layer": layer, "control": name}
+    own = pooled["own"]
+    for one in _update_rows(update_regression.regress(own.sum((0, 1)), update_regression.WITH_FIRST)):
+        yield one | {"control": "first_prediction"}
+    found = update_regression.regress(own.sum((0, 1)))
+    lead = int(found.kernel_gain.argmax())
+    weights = document_weights(len(own), rng, settings.resamples)
+    again = update_regression.regress(torch.einsum("br,rij->bij", weights, own.sum(1)))
+    yield {"metric": "leading_kernel", "value": lead}
+    yield from _with_interval("error_ratio", found.error_ratio[lead], again.error_ratio[:, lead])
+    yield from _with_interval("update_gain", found.gain, again.gain)
+    yield {"metric": "other_context_gain", "value": float(update_regression.regress(pooled["other"].sum((0, 1))).gain)}
+    halves = [update_regression.regress(own[:, half].sum(0)).weights[2 * lead] for half in (0, 1)]
+    yield {"metric": "uniformity_positions", "value": float(halves[1] / halves[0])}
+    each = torch.stack([update_regression.regress(sums.sum((0, 1))).weights[2 * lead] for sums in regressions["own"].values()])
+    yield {"metric": "uniformity_layers", "value": float(each.min() / each.max())}
+
+
+def _update_rows(found: update_regression.Regression) -> Iterator[Row]:
+    for place, kernel in enumerate(KERNELS):
+        followed, predicted = found.weights[2 * place : 2 * place + 2].tolist()
+        yield {"metric": f"{kernel}_followed", "value": followed}
+        yield {"metric": f"{kernel}_predicted", "value": predicted}
+        yield {"metric": f"{kernel}_gain", "value": float(found.kernel_gain[place])}
+    yield {"metric": "drive_gain", "value": float(found.gain)}
+
+
+def _causal(
+    subject: Subject,
+    train: Tokens,
+    train_states: Tensor,
+    test: Tokens,
+    test_states: Tensor,
+    drives: Mapping[int, Tensor],
+    settings: ProbeSettings,
+    rng: np.random.Generator,
+) -> Iterator[Row]:
+    """D4: slopes of each layer, condition and context, and what the rule reads."""
+    slopes: dict[str, list[Tensor]] = {}
+    agreements = []
+    weights = document_weights(len(test), rng, settings.resamples)
+    for layer in [layer for layer in settings.causal_layers if layer in drives]:
+        identity = causal_use.identity_directions(train_states[layer], train)
+        parts = []
+        for rows in torch.arange(len(test)).split(BATCH):
+            tokens = test[rows]
+            parts.append(
+                causal_use.respond(
+                    tokens,
+                    test_states[layer][rows],
+                    lambda h, layer=layer: subject.lens(layer, h),
+                    lambda states, cut, tokens=tokens, layer=layer: subject.resume(tokens, layer, states, cut),
+                    identity,
+                    rng,
+                )
+            )
+        responses = {name: causal_use.joined([part[name] for part in parts]) for name in CONDITIONS}
+        for name, found in responses.items():
+            for context in CONTEXTS:
+                yield {"layer": layer, "control": name, "metric": f"slope_{context}", "value": float(found.slope(context))}
+            slopes.setdefault(name, []).append(torch.cat([found.slope("same")[None], found.slope("same", weights)]))
+        agreement = responses["error"].agreement(sum(drive for place, drive in drives.items() if place >= layer))
+        agreements.append(agreement)
+        yield {"layer": layer, "metric": "slope_agreement", "value": agreement}
+    means = {name: torch.stack(found).mean(0) for name, found in slopes.items()}
+    yield from _with_interval("causal_slope", means["error"][0], means["error"][1:])
+    yield from _with_interval("causal_slope_off_identity", means["off_identity"][0], means["off_identity"][1:])
+    yield {"metric": "causal_error_path", "value": float(1 - means["cut_error"][0] / means["error"][0])}
+    yield {"metric": "causal_agreement", "value": float(np.mean(agreements))}
+
+
+def document_weights(rows: int, rng: np.random.Generator, resamples: int) -> Float[Tensor, "resample row"]:
+    """How often each bootstrap resample has each document."""
+    return torch.from_numpy(rng.multinomial(rows, [1 / rows] * rows, size=resamples).astype(np.float64))
