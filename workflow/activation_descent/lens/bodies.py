@@ -103,7 +103,7 @@ class Body:
 
     @classmethod
     def initial(cls, kind: str, shape: Shape, words: int, rngs: list[np.random.Generator]) -> "Body":
-        """Normal weights: of an ordinary body 1 / sqrt(inputs), outputs of a block smaller by sqrt(2 L); of a random one 1.5 / sqrt(inputs)."""
+        """Normal weights of spread 1 / sqrt(inputs), outputs of a block smaller by sqrt(2 L); in a random body 1.5 / sqrt(inputs)."""
         width, mlp, layers = shape.hidden_size, shape.mlp_size, 1 if kind.startswith("tied") else shape.layers
         frozen = kind == "random_body"
         scale, out = (1.5, 1.5) if frozen else (1.0, 1 / math.sqrt(2 * shape.layers))

@@ -7,7 +7,7 @@ Key-value caches are off: a layer that stands twice in a model would share one s
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ FINAL_NORMS = ("ln_f", "final_layer_norm", "norm", "layer_norm")
 TOLERANCE = 1e-4  # of logits, relative to their spread; float32 leaves about 1e-6
 
 
+@runtime_checkable
 class Subject(Protocol):
     """What the study looks at: one language model, read on several streams of tokens, or several seeds of one kind."""
 
@@ -158,8 +159,8 @@ def unembedding_of(network: nn.Module, name: str) -> Unembedding:
     """Last normalisation and unembedding of a model, held against its own logits.
 
     Raises:
-        ModelError: if the model has no last normalisation (OPT-350m), one of another kind than LayerNorm and RMSNorm, or logits that are not
-            the unembedding of its normalised last state (Gemma-2 bends them).
+        ModelError: if the model has no last normalisation (OPT-350m), projects its last state, or has logits that are not the
+            unembedding of its normalised last state (Gemma-2 bends them).
     """
     base = network.base_model
     norm = next((module for holder in (base, getattr(base, "decoder", None)) for module in [_norm_in(holder)] if module), None)
@@ -217,5 +218,7 @@ def text_rows(model: LanguageModel, tasks: Sequence[Task], parts: Sequence[str],
     rows = len(tokens) // length
     if not rows:
         names = ", ".join(task.name for task in tasks)
-        raise DataError(f"data sets {names}: their {' and '.join(parts)} texts have {len(tokens)} tokens, too few for a row of {length}")
+        raise DataError(
+            f"data sets {names}: their {' and '.join(parts)} texts have {len(tokens)} tokens, too few for a row of {length}"
+        )
     return np.array(tokens[: rows * length], dtype=np.int64).reshape(rows, length)

@@ -29,6 +29,7 @@ from torch import Tensor
 from activation_descent.lens.translators import (
     Batch,
     Fit,
+    Name,
     Reader,
     States,
     Stream,
@@ -67,16 +68,14 @@ class Calibration:
         number = len(pairs(layers))
         return cls(torch.ones(seeds, number, 1, 1), torch.zeros(seeds, number, 1, width))
 
-    def translate(self, translators: Translators, states: States, fitted: int) -> States:
+    def translate(self, translators: Translators, states: States, fitted: int) -> Float[Tensor, "seed later token feature"]:
         """T_i(s_ij h_j + b_ij) for all j > i."""
         places = [place for place, (i, _) in enumerate(pairs(translators.layers)) if i == fitted]
         moved = self.scale[:, places] * states[:, fitted + 1 :] + self.shift[:, places]
         return translators.one(fitted)(moved)
 
 
-def calibrate(
-    readers: Mapping[str, Reader], unembedding: Unembedding, stream: Stream, settings: Fit
-) -> dict[str, Calibration]:
+def calibrate(readers: Mapping[Name, Reader], unembedding: Unembedding, stream: Stream, settings: Fit) -> dict[Name, Calibration]:
     """Fit scale and shift of every pair for readers with translators of each layer's own, by Adam on the same objective."""
     found = {}
     for name, reader in readers.items():
@@ -105,7 +104,8 @@ def calibrate(
 # Matrices, in bits, with one number for each row (document) of the evaluation tokens
 
 
-def _by_row(values: Float[Tensor, "seed layer token"], rows: int) -> Float64[np.ndarray, "seed layer row"]:
+def by_row(values: Float[Tensor, "seed layer token"], rows: int) -> Float64[np.ndarray, "seed layer row"]:
+    """Means over the tokens of each document."""
     return values.double().unflatten(2, (rows, -1)).mean(-1).numpy()
 
 
@@ -123,26 +123,24 @@ def matrices(reader: Reader, unembedding: Unembedding, batch: Batch, rows: int) 
         everywhere = states[:, applied : applied + 1].expand(-1, layers, -1, -1)
         translated = reader.translators(everywhere)
         for name, values in readings(translated, unembedding, batch).items():
-            found[name][:, :, applied] = _by_row(values, rows)
+            found[name][:, :, applied] = by_row(values, rows)
         native = torch.empty_like(batch.final)
         for seed, _, log_q in log_probabilities(translated[:, applied : applied + 1], unembedding):
             native[seed] = log_q[0].exp()
         against = divergence(translated, unembedding, Batch(translated, native, batch.following)) / math.log(2)
-        found["native"][:, :, applied] = _by_row(against, rows)
+        found["native"][:, :, applied] = by_row(against, rows)
     return found
 
 
 @torch.no_grad()
-def calibrated(
-    reader: Reader, calibration: Calibration, unembedding: Unembedding, batch: Batch, rows: int
-) -> dict[str, Matrix]:
+def calibrated(reader: Reader, calibration: Calibration, unembedding: Unembedding, batch: Batch, rows: int) -> dict[str, Matrix]:
     """The same with each pair's scale and shift: `divergence` and `cross_entropy`. Cells that are no pair are not a number."""
     states, layers = reader.transform(batch.states), reader.translators.layers
     found = {name: np.full((states.shape[0], layers, layers, rows), np.nan) for name in ("divergence", "cross_entropy")}
     for fitted in range(1, layers - 1):
         moved = calibration.translate(reader.translators, states, fitted)
         for name, values in readings(moved, unembedding, batch).items():
-            found[name][:, fitted, fitted + 1 :] = _by_row(values, rows)
+            found[name][:, fitted, fitted + 1 :] = by_row(values, rows)
     return found
 
 
@@ -156,7 +154,7 @@ def prior(batch: Batch) -> Float64[np.ndarray, " seed"]:
 # What matrices say
 
 
-def diagonal(matrix: Float[np.ndarray, "fitted applied *row"]) -> Float[np.ndarray, "layer *row"]:
+def diagonal(matrix: Float[np.ndarray, "fitted applied ..."]) -> Float[np.ndarray, "layer ..."]:
     """T_ll, each translator at home."""
     places = np.arange(len(matrix))
     return matrix[places, places]
@@ -181,9 +179,7 @@ def unsaturated(matrix: Float[np.ndarray, "fitted applied"]) -> Bool[np.ndarray,
     return counted
 
 
-def forward_gain(
-    matrix: Float[np.ndarray, "fitted applied"], moved: Float[np.ndarray, "fitted applied"] | None = None
-) -> float:
+def forward_gain(matrix: Float[np.ndarray, "fitted applied"], moved: Float[np.ndarray, "fitted applied"] | None = None) -> float:
     """FG, or FG_cal with the calibrated cells `moved`; not a number where no pair is left."""
     counted = unsaturated(matrix)
     if not counted.any():

@@ -18,8 +18,9 @@ States of several models of one shape stand side by side (`seed`), and all layer
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -80,6 +81,11 @@ class Unembedding:
                 return F.rms_norm(states, width, eps=self.epsilon)
         return states
 
+    def of(self, seed: int) -> "Unembedding":
+        """That of one model."""
+        alone = slice(seed, seed + 1)
+        return Unembedding(self.weight[alone], self.bias[alone], self.norm, self.epsilon)
+
     def logits(self, states: States) -> Float[Tensor, "seed layer token word"]:
         """Logits of every layer's states; all at once, so for few tokens."""
         return self.normalise(states) @ self.weight[:, None].mT + self.bias[:, None, None]
@@ -99,7 +105,7 @@ class Batch:
     final: Probabilities
     following: Int[Tensor, "seed token"]
 
-    @property
+    @cached_property
     def negative_entropy(self) -> Float[Tensor, "seed token"]:
         return torch.special.xlogy(self.final, self.final).sum(-1)
 
@@ -109,7 +115,8 @@ class Translators:
     """Translators of one kind, for all layers of all models.
 
     Attributes:
-        parameters: weight (seed, layer or 1, feature, feature), or left and right of it where it is low rank; bias (seed, layer or 1, feature).
+        parameters: weight (seed, layer or 1, feature, feature), or left and right of it where it is low rank; bias (seed, layer or 1, 1,
+            feature).
     """
 
     kind: str
@@ -140,16 +147,13 @@ class Translators:
         return sum(parameter[0].numel() for parameter in self.parameters.values())
 
     @property
-    def fitted_layers(self) -> list[int]:
+    def fitted_layers(self) -> slice:
         """The layers that a fit looks at."""
-        match KINDS[self.kind].fitted_to:
-            case "even":
-                return list(range(0, self.layers, 2))
-            case "prefix":
-                return list(range((self.layers + 1) // 2))
-        return list(range(self.layers))
+        return {"all": slice(None), "even": slice(0, None, 2), "prefix": slice((self.layers + 1) // 2)}[
+            KINDS[self.kind].fitted_to
+        ]
 
-    def __call__(self, states: States, layers: Sequence[int] | slice = slice(None)) -> States:
+    def __call__(self, states: States, layers: slice = slice(None)) -> States:
         """Translate states that stand in the order of `layers`, default all."""
 
         def of(name: str) -> Tensor:
@@ -178,28 +182,59 @@ class Translators:
 
 
 class _Divergence(torch.autograd.Function):
-    """KL(target || softmax(x weight^T + bias)) of each token, with its gradient by x, `(softmax - target) weight`, from the same pass."""
+    """KL(target || softmax(normalise(h) weight^T + bias)) of each token, with its gradient by h from the same pass.
+
+    With x = normalise(h): d KL / d x = (softmax - target) weight, and the cross term is x . (target weight), so that only logits and
+    their exponentials are as wide as the vocabulary.
+    """
 
     @staticmethod
-    def forward(context, x, weight, bias, target, negative_entropy):
-        divergence = x.new_empty(x.shape[:3])
+    def forward(context, states, unembedding, target, negative_entropy):
+        x, factor = _normalise(states, unembedding)
+        weight, bias = unembedding.weight, unembedding.bias
+        towards = torch.bmm(target, weight)  # seed token feature
+        constant = negative_entropy - torch.einsum("stw,sw->st", target, bias)
+        cross = torch.linalg.vecdot(x, towards[:, None])
+        normaliser = torch.empty_like(cross)
         gradient = torch.empty_like(x) if context.needs_input_grad[0] else None
         for seed, layers in _slices(x, weight.shape[1]):
-            logits = torch.addmm(bias[seed], x[seed, layers].flatten(0, 1), weight[seed].T)
-            logits = logits.view(-1, x.shape[2], logits.shape[1])
-            normaliser = logits.logsumexp(-1)
-            cross = normaliser - torch.einsum("ltw,tw->lt", logits, target[seed])
-            divergence[seed, layers] = cross + negative_entropy[seed]
+            rows = x[seed, layers].flatten(0, 1)
+            masses = torch.addmm(bias[seed], rows, weight[seed].T)
+            largest = masses.amax(1, keepdim=True)
+            total = masses.sub_(largest).exp_().sum(1, keepdim=True)
+            normaliser[seed, layers] = (total.log() + largest).view(-1, x.shape[2])
             if gradient is not None:
-                error = logits.sub_(normaliser[..., None]).exp_().sub_(target[seed])
-                torch.matmul(error, weight[seed], out=gradient[seed, layers])
+                gradient[seed, layers] = (masses @ weight[seed]).div_(total).view(-1, *x.shape[2:])
+        if gradient is not None:
+            gradient -= towards[:, None]
+            gradient = _through_norm(gradient, x, factor, unembedding)
         context.save_for_backward(gradient)
-        return divergence
+        return normaliser - cross + constant[:, None]
 
     @staticmethod
     def backward(context, outer):
         (gradient,) = context.saved_tensors
-        return outer[..., None] * gradient, None, None, None, None
+        return outer[..., None] * gradient, None, None, None
+
+
+def _normalise(states: States, unembedding: Unembedding) -> tuple[States, Tensor | None]:
+    """x, and the factor that made it from the (centred) states."""
+    if unembedding.norm == "none":
+        return states, None
+    if unembedding.norm == "layer":
+        states = states - states.mean(-1, keepdim=True)
+    factor = (torch.linalg.vecdot(states, states) / states.shape[-1] + unembedding.epsilon).rsqrt()[..., None]
+    return states * factor, factor
+
+
+def _through_norm(gradient: States, x: States, factor: Tensor | None, unembedding: Unembedding) -> States:
+    """The gradient by the states from that by x: what points along x is taken off, of LayerNorm the mean, too."""
+    if factor is None:
+        return gradient
+    along = torch.linalg.vecdot(gradient, x)[..., None] / x.shape[-1]
+    if unembedding.norm == "layer":
+        gradient = gradient - gradient.mean(-1, keepdim=True)
+    return torch.addcmul(gradient, x, along, value=-1).mul_(factor)
 
 
 def _slices(x: States, words: int) -> Iterator[tuple[int, slice]]:
@@ -213,8 +248,7 @@ def _slices(x: States, words: int) -> Iterator[tuple[int, slice]]:
 
 def divergence(states: States, unembedding: Unembedding, batch: Batch) -> ByToken:
     """KL(p_L || softmax U(h)) of each token, in nats."""
-    x = unembedding.normalise(states)
-    return _Divergence.apply(x, unembedding.weight, unembedding.bias, batch.final, batch.negative_entropy)
+    return _Divergence.apply(states, unembedding, batch.final, batch.negative_entropy)
 
 
 def log_probabilities(states: States, unembedding: Unembedding) -> Iterator[tuple[int, slice, Float[Tensor, "layer token word"]]]:
@@ -249,7 +283,7 @@ class Fit:
         optimiser: "adam", or "sgd": Nesterov's momentum of .9, with the gradient of all layers together cut to `clip_norm` (the authors').
         learning_rate: falls to zero in a line. Of SGD as in the paper, 1.0, which is 0.1 to torch: the authors multiply by 1 - momentum.
         steps: of the optimiser.
-        tokens: of a step and a model; a step may read them in several batches.
+        batches: that a step reads, one after the other, so that their states need not be in memory together.
         weight_decay: of SGD.
         clip_norm: of SGD.
     """
@@ -257,7 +291,7 @@ class Fit:
     optimiser: str
     learning_rate: float
     steps: int
-    tokens: int
+    batches: int = 1
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
 
@@ -265,6 +299,7 @@ class Fit:
 MOMENTUM = 0.9
 Stream = Callable[[int], Iterator[Batch]]  # the batches of a step
 Transform = Callable[[States], States]
+Name = Hashable  # of a reader
 
 
 @dataclass(frozen=True)
@@ -279,8 +314,17 @@ class Reader:
     transform: Transform = lambda states: states
 
 
-def fit(readers: Mapping[str, Reader], unembedding: Unembedding, stream: Stream, settings: Fit) -> list[dict[str, float]]:
+def fit(
+    readers: Mapping[Name, Reader],
+    unembedding: Unembedding,
+    stream: Stream,
+    settings: Fit,
+    report: Callable[[int, Mapping[Name, float]], None] = lambda step, losses: None,
+) -> list[dict[Name, float]]:
     """Fit all kinds on the same batches, in place. Losses are sums over layers, so that layers, models and kinds do not meet.
+
+    Args:
+        report: called after each step with the losses.
 
     Returns:
         For each step the loss of each reader: mean KL over tokens, layers and models, in nats.
@@ -296,8 +340,7 @@ def fit(readers: Mapping[str, Reader], unembedding: Unembedding, stream: Stream,
         for group in optimiser.param_groups:
             group["lr"] = _rate(settings, step)
         losses = dict.fromkeys(fitted, 0.0)
-        batches = list(stream(step))
-        for batch in batches:
+        for batch in stream(step):
             transformed: dict[int, States] = {}
             for name in fitted:
                 reader = readers[name]
@@ -305,8 +348,8 @@ def fit(readers: Mapping[str, Reader], unembedding: Unembedding, stream: Stream,
                 if key not in transformed:
                     transformed[key] = reader.transform(batch.states)
                 chosen = reader.translators.fitted_layers
-                states = transformed[key] if len(chosen) == batch.states.shape[1] else transformed[key][:, chosen]
-                loss = divergence(reader.translators(states, chosen), unembedding, batch).mean(-1) / len(batches)
+                states = transformed[key][:, chosen]
+                loss = divergence(reader.translators(states, chosen), unembedding, batch).mean(-1) / settings.batches
                 loss.sum().backward()
                 losses[name] += float(loss.detach().mean())
         if settings.optimiser == "sgd":
@@ -315,6 +358,7 @@ def fit(readers: Mapping[str, Reader], unembedding: Unembedding, stream: Stream,
         optimiser.step()
         optimiser.zero_grad()
         course.append(losses)
+        report(step + 1, losses)
     for own in fitted.values():
         for parameter in own:
             parameter.requires_grad_(False)
