@@ -17,9 +17,7 @@ from activation_descent.lens.error_correction import (
 )
 from activation_descent.seeding import generator
 
-SETTINGS = ErrorCorrectionSettings(
-    words=5, length=10, loops=3, concentration=2.0, key_size=4, steps=2, rows=4, learning_rate=0.1
-)
+SETTINGS = ErrorCorrectionSettings(words=5, length=10, loops=3, concentration=2.0, key_size=4, steps=2, rows=4, learning_rate=0.1)
 
 
 def stream(purpose):

@@ -48,11 +48,15 @@ def held(kind, tokens, log_p, rng):
     return torch.from_numpy(rng.standard_normal((*tokens.shape, 5)))
 
 
-def gains(kind):
+def decoded(kind):
     known, asked = drawn("train"), drawn("test")
     parts = [examples(log_p, tokens, EMBEDDING) for tokens, log_p in (known, asked)]
     states = [state_examples(held(kind, *one, stream("noise")))[None] for one in (known, asked)]
-    found = {target: explain(target, parts[0], states[0], parts[1], states[1]) for target in TARGETS}
+    return {target: explain(target, parts[0], states[0], parts[1], states[1]) for target in TARGETS}
+
+
+def gains(kind):
+    found = decoded(kind)
     return {target: one.gains()[0].item() for target, one in found.items()}, specificity(
         found["error"], found["counterfactual"]
     ).item()
@@ -69,9 +73,10 @@ def test_the_number_itself_is_decoded_and_is_no_other_words():
 def test_rectified_errors_are_specific_and_signed_ones_are_not():
     """A linear function of e(x) - p is one of x and one of p, and p knows other words' numbers as well."""
     assert gains("rectified")[1] > 0.3
-    gain, specific = gains("signed")
-    assert abs(specific) < 0.03
-    assert gain["vector"] > 0.9
+    assert abs(gains("signed")[1]) < 0.03
+    # Of the vector it tells all that the token does not
+    vector = decoded("signed")["vector"]
+    assert vector.gains().item() == pytest.approx(1 - vector.base_share, rel=0.03)
 
 
 def test_predictions_and_confidence_are_no_errors():

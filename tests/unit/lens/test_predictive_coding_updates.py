@@ -51,12 +51,12 @@ def test_each_kernel_has_its_own_lambda():
     assert found.error_ratio.numpy() == pytest.approx([1, 1], abs=0.05)
 
 
-def test_another_documents_context_explains_nothing():
+def test_another_documents_context_explains_little():
     tokens, log_p = made((0.8, 0.0), 1.0)
     own, other = fitted(tokens, log_p, 2), fitted(tokens, log_p, 2, other_context=True)
     assert abs(other.weights[0]) < 0.2 * own.weights[0]
     # Predictions at the same word say something of it in whatever document, hence not nothing
-    assert other.gain < 0.2 * own.gain
+    assert other.gain < 0.25 * own.gain
 
 
 def test_no_drive_no_gain():
@@ -115,7 +115,9 @@ def test_regression_agrees_with_scikit_learn():
     length = np.sqrt((x**2).sum(0))
     full, alone = (Ridge(alpha=1e-4, fit_intercept=False).fit((x / length)[:, use], y) for use in (slice(None), slice(4, None)))
     assert found.weights.numpy() == pytest.approx(full.coef_[:4] / length[:4], rel=1e-6)
-    left = [np.square(y - model.predict((x / length)[:, use])).sum() for model, use in ((full, slice(None)), (alone, slice(4, None)))]
+    left = [
+        np.square(y - model.predict((x / length)[:, use])).sum() for model, use in ((full, slice(None)), (alone, slice(4, None)))
+    ]
     assert found.gain.item() == pytest.approx((left[1] - left[0]) / np.square(y).sum(), abs=1e-9)
 
 

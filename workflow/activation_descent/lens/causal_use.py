@@ -100,6 +100,7 @@ def respond(
     resume: Resume,
     identity: Float[Tensor, "direction feature"],
     rng: np.random.Generator,
+    cuts: bool = True,
 ) -> Mapping[str, Responses]:
     """Move one position of each document, in each of `CONDITIONS`.
 
@@ -108,6 +109,7 @@ def respond(
         lens: log-probabilities at l.
         resume: final log-probabilities of blocks l and on, with edges of attention that are cut.
         identity: see `identity_directions`.
+        cuts: whether `resume` can cut edges; if not, the conditions that need it are left out.
     """
     rows, length = tokens.shape
     every = torch.arange(rows)
@@ -130,19 +132,21 @@ def respond(
     later, same = place > s[:, None] + 1, tokens == tokens[every, s][:, None]
     weight = torch.stack([kernel[every, :, s] for kernel in kernels(tokens).values()], -1)
     # Edges (query, key)
-    cuts = {name: torch.zeros(rows, length, length, dtype=torch.bool) for name in ("cut_error", "cut_direct")}
-    cuts["cut_error"][every, s + 1, s] = True
-    cuts["cut_direct"][every, :, s] = later
+    closed = {name: torch.zeros(rows, length, length, dtype=torch.bool) for name in ("cut_error", "cut_direct")}
+    closed["cut_error"][every, s + 1, s] = True
+    closed["cut_direct"][every, :, s] = later
 
     found: dict[str, Responses] = {}
     for name, (direction, word) in moves.items():
+        if name in closed and not cuts:
+            continue
         step = STEP * h.norm(dim=-1, keepdim=True) * _unit(direction)
         sides = []
         with torch.no_grad():
             for moved in (h + step, h - step):
                 full = states.clone()
                 full[every, s] = moved
-                final = resume(full, cuts.get(name))
+                final = resume(full, closed.get(name))
                 centred = final[every, :, word] - final.mean(-1)
                 sides.append((lens(moved)[every, word].exp(), centred))
         (p_up, up), (p_down, down) = sides

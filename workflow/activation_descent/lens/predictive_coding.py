@@ -13,7 +13,7 @@ when D2, D3 and D4 all hold (`judged`); whatever the control with rectified erro
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +22,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from activation_descent.lens import causal_use, error_decoding, update_regression
-from activation_descent.lens.causal_use import CONDITIONS, CONTEXTS
+from activation_descent.lens.causal_use import CONTEXTS
 from activation_descent.lens.error_decoding import TARGETS
 from activation_descent.lens.update_regression import KERNELS
 
 if TYPE_CHECKING:
     from activation_descent.language.models import LanguageModel
+    from activation_descent.lens.bodies import Body
     from activation_descent.lens.error_correction import ErrorCorrection
+    from activation_descent.lens.translators import Translators, Unembedding
 
 STUDY, EXPERIMENT = "lens", "predictive_coding"
 ALL = -1  # in the place of a layer: all of them
@@ -44,11 +46,13 @@ AGREEMENT = (0.5, 2.0)  # D4: slopes are those of the updates, to a factor of 2
 
 Row = dict[str, Any]
 Tokens = Int[Tensor, "row token"]
+Train = Int[Tensor, "other token"]  # as many as there are
 Cut = Bool[Tensor, "row query key"]
+Lens = Callable[[int, Float[Tensor, "*batch feature"]], Float[Tensor, "*batch word"]]  # layer, states there -> log-probabilities
 
 
 @dataclass(frozen=True)
-class Subject:
+class Probed:
     """A causal model whose predictions can be followed through its blocks.
 
     Attributes:
@@ -57,19 +61,21 @@ class Subject:
         lens: log-probabilities of the next token, read from states at one place; at L the model's own.
         resume: tokens, layer, states there, cut edges (query, key) or none -> log-probabilities in the end.
         embedding: W, a vector for each word.
+        cuts: whether `resume` can cut edges; if not, what needs it is left out.
     """
 
     layers: int
     states: Callable[[Tokens], Float[Tensor, "state row token feature"]]
-    lens: Callable[[int, Float[Tensor, "*batch feature"]], Float[Tensor, "*batch word"]]
+    lens: Lens
     resume: Callable[[Tokens, int, Float[Tensor, "row token feature"], Cut | None], Float[Tensor, "row token word"]]
     embedding: Float[Tensor, "word feature"]
+    cuts: bool = True
 
 
-def control_subject(model: "ErrorCorrection") -> Subject:
+def probed_control(model: "ErrorCorrection") -> Probed:
     """The error-correcting control; its predictions stand in the same directions at all layers, so that its own unembedding reads them."""
     words = model.settings.words
-    return Subject(
+    return Probed(
         model.settings.loops,
         torch.no_grad()(model.states),
         lambda layer, states: model.read(states),
@@ -78,9 +84,7 @@ def control_subject(model: "ErrorCorrection") -> Subject:
     )
 
 
-def language_subject(
-    model: "LanguageModel", lens: Callable[[int, Float[Tensor, "*batch feature"]], Float[Tensor, "*batch word"]]
-) -> Subject:
+def probed_language_model(model: "LanguageModel", lens: Lens) -> Probed:
     """A language model of the language study.
 
     Args:
@@ -99,19 +103,53 @@ def language_subject(
         closed = closed if cut is None else closed | cut
         mask = torch.zeros(closed.shape).masked_fill(closed, torch.finfo(torch.float32).min)[:, None]
 
-        def replace(module, arguments, named):
+        def enter(module, arguments, named):
             if arguments:
                 return (states, *arguments[1:]), named
             return arguments, named | {"hidden_states": states}
 
         # Blocks before the layer run on the tokens, and what they say is thrown away
-        hook = model.blocks[layer].register_forward_pre_hook(replace, with_kwargs=True)
+        hook = model.blocks[layer].register_forward_pre_hook(enter, with_kwargs=True)
         try:
             return model.network(input_ids=tokens, attention_mask=mask, use_cache=False).logits.log_softmax(-1)
         finally:
             hook.remove()
 
-    return Subject(model.layers, states, lens, resume, model.network.get_input_embeddings().weight.detach())
+    return Probed(model.layers, states, lens, resume, model.network.get_input_embeddings().weight.detach())
+
+
+def probed_body(body: "Body", seed: int, lens: Lens) -> Probed:
+    """One seed of the lens study's own models, whose edges cannot be cut.
+
+    Args:
+        lens: log-probabilities at each place, the last one included.
+    """
+    one = replace(body, weights={name: weight[seed : seed + 1] for name, weight in body.weights.items()})
+    log_p = lambda states: one.unembedding.logits(states[:, None])[0, 0].log_softmax(-1)
+
+    def resume(tokens: Tokens, layer: int, states: Float[Tensor, "row token feature"], cut: Cut | None):
+        if cut is not None:
+            raise ValueError("edges of this model cannot be cut")
+        final = one.resume(tokens[None], layer, states[None])
+        return log_p(final.flatten(1, 2)).view(*tokens.shape, -1)
+
+    embedding = one.weights["embedding"][0]
+    return Probed(one.layers, lambda tokens: one.record(tokens[None])[0], lens, resume, embedding, cuts=False)
+
+
+def lens_of(translators: "Translators", unembedding: "Unembedding", seed: int = 0) -> Lens:
+    """Log-probabilities log softmax U(T_l(h)) of one seed's translators; at the last place of U alone."""
+
+    def log_probabilities(layer: int, states: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch word"]:
+        flat = states.reshape(1, 1, -1, states.shape[-1])
+        if layer < translators.layers:
+            one = translators.one(layer)
+            one.parameters = {name: value[seed : seed + 1] for name, value in one.parameters.items()}
+            flat = one(flat)
+        read = unembedding.of(seed).logits(flat)[0, 0].log_softmax(-1)
+        return read.view(*states.shape[:-1], -1)
+
+    return log_probabilities
 
 
 # The probes
@@ -131,7 +169,7 @@ class ProbeSettings:
 
 
 def predictive_coding_records(
-    subject: Subject, train: Tokens, test: Tokens, settings: ProbeSettings, rng: np.random.Generator, row: Mapping[str, Any]
+    probed: Probed, train: Train, test: Tokens, settings: ProbeSettings, rng: np.random.Generator, row: Mapping[str, Any]
 ) -> list[Row]:
     """D1 to D4 of one model on one draw of documents.
 
@@ -142,17 +180,17 @@ def predictive_coding_records(
         row: what all rows have in common: variant, seed, ...
     """
     with torch.no_grad():
-        train_states, test_states = subject.states(train), subject.states(test)
-        log_p = torch.stack([subject.lens(layer, states) for layer, states in enumerate(test_states)])
-        train_final = subject.lens(subject.layers, train_states[-1])
+        train_states, test_states = probed.states(train), probed.states(test)
+        log_p = torch.stack([probed.lens(layer, states) for layer, states in enumerate(test_states)])
+        train_final = probed.lens(probed.layers, train_states[-1])
     rows = [
         *_readability(log_p, test),
-        *_decoding(subject, (train, train_final, train_states), (test, log_p[-1], test_states), settings, rng),
+        *_decoding(probed, (train, train_final, train_states), (test, log_p[-1], test_states), settings, rng),
     ]
-    regressions = _regressions(log_p, train, test, subject.layers)
+    regressions = _regressions(log_p, train, test, probed.layers)
     rows += _updates(regressions, settings, rng)
     drives = {layer: update_regression.regress(sums.sum((0, 1))).weights[1::2] for layer, sums in regressions["own"].items()}
-    rows += _causal(subject, train, train_states, test, test_states, drives, settings, rng)
+    rows += _causal(probed, train, train_states, test, test_states, drives, settings, rng)
     # A number that does not exist, as the slope of nothing, has no row
     rows = [{"layer": ALL, "control": "none"} | one for one in rows if np.isfinite(one["value"])]
     summary = {one["metric"]: one["value"] for one in rows if one["layer"] == ALL and one["control"] == "none"}
@@ -198,11 +236,11 @@ def _readability(log_p: update_regression.Predictions, tokens: Tokens) -> Iterat
             yield {"layer": layer, "metric": f"read_{name}", "value": float(value)}
 
 
-def _decoding(subject: Subject, train: tuple, test: tuple, settings: ProbeSettings, rng: np.random.Generator) -> Iterator[Row]:
+def _decoding(probed: Probed, train: tuple, test: tuple, settings: ProbeSettings, rng: np.random.Generator) -> Iterator[Row]:
     """D2: a gain for each layer and target, and what the rule reads."""
     (tokens, final, states), (test_tokens, test_final, test_states) = train, test
-    known = error_decoding.examples(final, tokens, subject.embedding)
-    asked = error_decoding.examples(test_final, test_tokens, subject.embedding)
+    known = error_decoding.examples(final, tokens, probed.embedding)
+    asked = error_decoding.examples(test_final, test_tokens, probed.embedding)
     h, h_test = (torch.stack([error_decoding.state_examples(one) for one in part]) for part in (states, test_states))
     explained = {target: error_decoding.explain(target, known, h, asked, h_test) for target in TARGETS}
     for target, found in explained.items():
@@ -216,20 +254,21 @@ def _decoding(subject: Subject, train: tuple, test: tuple, settings: ProbeSettin
     weights = document_weights(len(test_tokens), rng, settings.resamples)
     resampled = error_decoding.specificity(true, other, weights)
     # The first state has read no earlier position, the last one is read by none
-    inner = slice(1, subject.layers)
+    inner = slice(1, probed.layers)
     yield from _with_interval("error_specificity_inner", specific[inner].mean(), resampled[:, inner].mean(1))
     grown = specific[inner].mean() - specific[0]
     yield {"metric": "error_specificity_growth", "value": float(grown)}
 
 
 def _with_interval(metric: str, value: Tensor | float, resampled: Tensor) -> Iterator[Row]:
-    low, high = np.nanquantile(resampled.numpy(), [0.025, 0.975])
+    numbers = resampled[resampled.isfinite()].numpy()
+    low, high = np.quantile(numbers, [0.025, 0.975]) if len(numbers) else (np.nan, np.nan)
     for suffix, number in (("", value), ("_low", low), ("_high", high)):
         yield {"metric": metric + suffix, "value": float(number)}
 
 
 def _regressions(
-    log_p: update_regression.Predictions, train: Tokens, test: Tokens, layers: int
+    log_p: update_regression.Predictions, train: Train, test: Tokens, layers: int
 ) -> dict[str, dict[int, update_regression.Products]]:
     """Sums of products of each layer after the first, in the documents' own context and in another's."""
     words = log_p.shape[-1]
@@ -281,8 +320,8 @@ def _update_rows(found: update_regression.Regression) -> Iterator[Row]:
 
 
 def _causal(
-    subject: Subject,
-    train: Tokens,
+    probed: Probed,
+    train: Train,
     train_states: Tensor,
     test: Tokens,
     test_states: Tensor,
@@ -303,13 +342,14 @@ def _causal(
                 causal_use.respond(
                     tokens,
                     test_states[layer][rows],
-                    lambda h, layer=layer: subject.lens(layer, h),
-                    lambda states, cut, tokens=tokens, layer=layer: subject.resume(tokens, layer, states, cut),
+                    lambda h, layer=layer: probed.lens(layer, h),
+                    lambda states, cut, tokens=tokens, layer=layer: probed.resume(tokens, layer, states, cut),
                     identity,
                     rng,
+                    probed.cuts,
                 )
             )
-        responses = {name: causal_use.joined([part[name] for part in parts]) for name in CONDITIONS}
+        responses = {name: causal_use.joined([part[name] for part in parts]) for name in parts[0]}
         for name, found in responses.items():
             for context in CONTEXTS:
                 yield {"layer": layer, "control": name, "metric": f"slope_{context}", "value": float(found.slope(context))}
@@ -320,7 +360,8 @@ def _causal(
     means = {name: torch.stack(found).mean(0) for name, found in slopes.items()}
     yield from _with_interval("causal_slope", means["error"][0], means["error"][1:])
     yield from _with_interval("causal_slope_off_identity", means["off_identity"][0], means["off_identity"][1:])
-    yield {"metric": "causal_error_path", "value": float(1 - means["cut_error"][0] / means["error"][0])}
+    if "cut_error" in means:
+        yield {"metric": "causal_error_path", "value": float(1 - means["cut_error"][0] / means["error"][0])}
     yield {"metric": "causal_agreement", "value": float(np.mean(agreements))}
 
 

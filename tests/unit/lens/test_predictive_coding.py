@@ -1,0 +1,177 @@
+"""The probes end to end: a control that corrects errors passes, and the rule takes no for an answer."""
+
+import pytest
+import torch
+
+from activation_descent.language.models import LanguageModel
+from activation_descent.lens.error_correction import (
+    ErrorCorrection,
+    ErrorCorrectionSettings,
+    bigram_documents,
+    shared_table,
+    train,
+)
+from activation_descent.lens.predictive_coding import (
+    ProbeSettings,
+    judged,
+    predictive_coding_records,
+    probed_control,
+    probed_language_model,
+)
+from activation_descent.seeding import generator
+
+SETTINGS = ErrorCorrectionSettings(
+    words=12, length=48, loops=4, concentration=3.0, key_size=12, steps=80, rows=16, learning_rate=0.1
+)
+PROBES = ProbeSettings(causal_layers=(1, 2), resamples=100)
+
+
+def stream(purpose):
+    return generator(0, "test", "predictive_coding", "v", purpose)
+
+
+@pytest.fixture(scope="module")
+def control():
+    """Trained with rectified errors, and the documents of train and test."""
+    table = shared_table(stream("table"), SETTINGS.words)
+    draw = lambda purpose, number: bigram_documents(stream(purpose), table, number, SETTINGS.length, SETTINGS.concentration)
+    model = ErrorCorrection(SETTINGS, stream("model"))
+    train(model, draw("train", SETTINGS.steps * SETTINGS.rows))
+    return model, torch.from_numpy(draw("fit", 160)), torch.from_numpy(draw("evaluate", 64))
+
+
+def measured(model, known, asked):
+    rows = predictive_coding_records(probed_control(model), known, asked, PROBES, stream("probe"), {"variant": "v", "seed": 3})
+    assert all(row["study"] == "lens" and row["variant"] == "v" and row["seed"] == 3 for row in rows)
+    return rows, {row["metric"]: row["value"] for row in rows if row["layer"] == -1 and row["control"] == "none"}
+
+
+def test_the_control_passes_every_probe(control):
+    rows, summary = measured(*control)
+    assert summary["predictive_coding"] == 1
+    assert summary["copying"] == 0
+    assert summary["causal_error_path"] == pytest.approx(1, abs=0.01)
+    slopes = {(row["layer"], row["control"], row["metric"]): row["value"] for row in rows if row["metric"].startswith("slope_")}
+    for layer in PROBES.causal_layers:
+        assert slopes[layer, "error", "slope_same"] < 3 * slopes[layer, "error", "slope_other"] < 0
+        assert slopes[layer, "cut_direct", "slope_same"] == pytest.approx(slopes[layer, "error", "slope_same"], rel=0.2)
+    keys = [tuple(row[name] for name in ("layer", "control", "metric")) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_signed_errors_do_the_same_and_are_not_decoded(control):
+    """The same function of the tokens; only what stands in the stream differs."""
+    model, known, asked = control
+    signed = ErrorCorrection(SETTINGS, stream("model"), populations=1)
+    signed.load_state_dict(model.state_dict())
+    _, summary = measured(signed, known, asked)
+    assert (summary["decodes_error"], summary["updates_by_error"], summary["uses_error"]) == (0, 1, 1)
+    assert summary["predictive_coding"] == 0
+
+
+def test_without_corrections_nothing_is_found(control):
+    model, known, asked = control
+    idle = ErrorCorrection(SETTINGS, stream("model"))
+    idle.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        idle.rate.zero_()
+        idle.prior.normal_(generator=torch.Generator().manual_seed(0))
+    _, summary = measured(idle, known, asked)
+    assert not any(summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "predictive_coding", "copying"))
+
+
+GOOD = {
+    "error_specificity_inner": 0.1,
+    "error_specificity_inner_low": 0.05,
+    "error_specificity_growth": 0.1,
+    "error_ratio": 1.0,
+    "update_gain_low": 0.02,
+    "causal_slope": -0.4,
+    "causal_slope_high": -0.3,
+    "causal_slope_off_identity": -0.3,
+    "causal_slope_off_identity_high": -0.1,
+    "causal_agreement": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "fails"),
+    [
+        ("error_specificity_inner", 0.029, "decodes_error"),
+        ("error_specificity_inner_low", -0.001, "decodes_error"),
+        ("error_specificity_growth", -0.01, "decodes_error"),
+        ("error_ratio", 0.49, "updates_by_error"),
+        ("error_ratio", 1.51, "updates_by_error"),
+        ("update_gain_low", 0.009, "updates_by_error"),
+        ("causal_slope_high", 0.01, "uses_error"),
+        ("causal_slope_off_identity_high", 0.01, "uses_error"),
+        ("causal_slope_off_identity", -0.19, "uses_error"),
+        ("causal_agreement", 0.49, "uses_error"),
+        ("causal_agreement", 2.01, "uses_error"),
+    ],
+)
+def test_every_part_of_the_rule_can_say_no(metric, value, fails):
+    verdicts = judged(GOOD)
+    assert verdicts == {
+        "decodes_error": 1,
+        "updates_by_error": 1,
+        "uses_error": 1,
+        "predictive_coding": 1,
+        "copying": 0,
+    }
+    changed = judged(GOOD | {metric: value})
+    assert changed == verdicts | {fails: 0, "predictive_coding": 0}
+    missing = {name: number for name, number in GOOD.items() if name != metric}
+    assert judged(missing)["predictive_coding"] == 0
+
+
+def test_copying_needs_a_gain():
+    assert judged(GOOD | {"error_ratio": 0.2})["copying"] == 1
+    assert judged(GOOD | {"error_ratio": 0.31})["copying"] == 0
+    assert judged(GOOD | {"error_ratio": 0.2, "update_gain_low": 0.009})["copying"] == 0
+
+
+@pytest.fixture(scope="module")
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    )
+    return LanguageModel("tiny", LlamaForCausalLM(config), None)
+
+
+def test_a_language_model_resumes_where_it_stood(llama):
+    probed = probed_language_model(llama, lambda layer, states: states)
+    tokens = torch.from_numpy(stream("tokens").integers(20, size=(3, 12)))
+    states = probed.states(tokens)
+    assert states.shape == (4, 3, 12, 16)
+    with torch.no_grad():
+        expected = llama.network(tokens).logits.log_softmax(-1)
+    other = (tokens + 1) % 20
+    for layer in range(3):
+        # The states decide, whatever the tokens
+        assert torch.allclose(probed.resume(other, layer, states[layer], None), expected, atol=1e-5)
+    assert not llama.blocks[1]._forward_pre_hooks
+
+
+def test_cut_edges_of_a_language_model(llama):
+    probed = probed_language_model(llama, lambda layer, states: states)
+    tokens = torch.from_numpy(stream("tokens").integers(20, size=(3, 12)))
+    states = probed.states(tokens)[1]
+    moved = states.clone()
+    moved[:, 4] += 1.0
+    cut = torch.zeros(3, 12, 12, dtype=torch.bool)
+    plain, other = (probed.resume(tokens, 1, one, None) for one in (states, moved))
+    assert (plain - other)[:, 5:].abs().max() > 1e-4
+    assert torch.equal(plain[:, :4], other[:, :4])
+    cut[:, 5:, 4] = True
+    plain, other = (probed.resume(tokens, 1, one, cut) for one in (states, moved))
+    assert torch.allclose(plain[:, 5:], other[:, 5:], atol=1e-6)
+    assert (plain - other)[:, 4].abs().max() > 1e-4
