@@ -49,7 +49,7 @@ def measured(model, known, asked):
 def test_the_control_passes_every_probe(control):
     rows, summary = measured(*control)
     assert summary["predictive_coding"] == 1
-    assert summary["copying"] == 0
+    assert summary["copies_followed"] == 0
     assert summary["causal_error_path"] == pytest.approx(1, abs=0.01)
     slopes = {(row["layer"], row["control"], row["metric"]): row["value"] for row in rows if row["metric"].startswith("slope_")}
     for layer in PROBES.causal_layers:
@@ -77,7 +77,7 @@ def test_without_corrections_nothing_is_found(control):
         idle.rate.zero_()
         idle.prior.normal_(generator=torch.Generator().manual_seed(0))
     _, summary = measured(idle, known, asked)
-    assert not any(summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "predictive_coding", "copying"))
+    assert not any(summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "predictive_coding", "copies_followed"))
 
 
 GOOD = {
@@ -117,7 +117,7 @@ def test_every_part_of_the_rule_can_say_no(metric, value, fails):
         "updates_by_error": 1,
         "uses_error": 1,
         "predictive_coding": 1,
-        "copying": 0,
+        "copies_followed": 0,
     }
     changed = judged(GOOD | {metric: value})
     assert changed == verdicts | {fails: 0, "predictive_coding": 0}
@@ -126,9 +126,9 @@ def test_every_part_of_the_rule_can_say_no(metric, value, fails):
 
 
 def test_copying_needs_a_gain():
-    assert judged(GOOD | {"error_ratio": 0.2})["copying"] == 1
-    assert judged(GOOD | {"error_ratio": 0.31})["copying"] == 0
-    assert judged(GOOD | {"error_ratio": 0.2, "update_gain_low": 0.009})["copying"] == 0
+    assert judged(GOOD | {"error_ratio": 0.2})["copies_followed"] == 1
+    assert judged(GOOD | {"error_ratio": 0.31})["copies_followed"] == 0
+    assert judged(GOOD | {"error_ratio": 0.2, "update_gain_low": 0.009})["copies_followed"] == 0
 
 
 @pytest.fixture(scope="module")

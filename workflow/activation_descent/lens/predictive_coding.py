@@ -209,7 +209,7 @@ def judged(summary: Mapping[str, float]) -> dict[str, float]:
         updates_by_error    D3: gain at least .01 throughout its interval, lambda in [.5, 1.5]
         uses_error          D4: slope below zero, also without directions of token identity, and as D3 says
         predictive_coding   all of them
-        copying             D3: gain at least .01 throughout its interval, lambda below .3
+        copies_followed     D3: gain at least .01 throughout its interval, lambda below .3
     """
     of = lambda name: summary.get(name, np.nan)
     decodes = (
@@ -225,7 +225,7 @@ def judged(summary: Mapping[str, float]) -> dict[str, float]:
         "updates_by_error": updates,
         "uses_error": uses,
         "predictive_coding": decodes and updates and uses,
-        "copying": explained and of("error_ratio") < COPYING,
+        "copies_followed": explained and of("error_ratio") < COPYING,
     }
     return {name: float(bool(verdict)) for name, verdict in verdicts.items()}
 
