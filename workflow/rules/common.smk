@@ -2,7 +2,7 @@ import yaml
 
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
-from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_regression
+from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_lens, resolve_regression
 
 
 def read_yaml(path):
@@ -39,6 +39,7 @@ def checked_settings():
         variants = resolve_regression(config["regression"])
         sizes = resolve_language(config["language"])
         finetuning = resolve_finetuning(config["finetuning"], config["language"])
+        lenses = resolve_lens(config["lens"], config["language"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
             document,
@@ -50,18 +51,30 @@ def checked_settings():
             "regression": [*compared, *SUBJECTS],
             "language": list(config["language"]["models"]),
             "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
+            "lens": [*lenses, *config["lens"]["models"], *LENS_CONTROLS],
         }
         check_claims(document["claims"], known)
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, sizes, finetuning, document["claims"]
+    return variants, sizes, finetuning, lenses, document["claims"]
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
 SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
-VARIANTS, SIZES, FINETUNING, CLAIMS = checked_settings()
+# Synthetic streams, image classifiers, and the model whose layers correct errors
+LENS_CONTROLS = [
+    "iterative",
+    "additive",
+    "carried",
+    "drifting",
+    "inception",
+    "inception_residual",
+    "tied_residual",
+    "error_correction",
+]
+VARIANTS, SIZES, FINETUNING, LENSES, CLAIMS = checked_settings()
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
@@ -197,7 +210,9 @@ ATTENTIONS = FINETUNING["momentum"]["attentions"]
 
 def finetuning_figures():
     """Figures of the study."""
-    audited = collect("<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"])
+    audited = collect(
+        "<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"]
+    )
     return [*audited, *collect("<run>/finetuning/figures/{name}.svg", name=["sizes", "momentum"])]
 
 
@@ -221,5 +236,70 @@ def finetuning_costs():
         "plot_finetuning": AUDITED,
     }
     alone = ["probe_finetuning_explicit", "compare_finetuning_momentum", "plot_finetuning_sizes", "plot_finetuning_momentum"]
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+# The lens study's own models, trained here, and the subjects that are asked whether they are predictive coding
+BODIES = [variant for variant in LENSES if variant not in MODELS]
+PREDICTIVE = ["error_correction", *(name for name in config["lens"]["predictive_coding"]["models"] if name in LENSES)]
+
+
+def lens_name(variant):
+    """What figures call a subject."""
+    own = {
+        "untied": "untied layers",
+        "tied_loops": "tied layers, a loss at every loop",
+        "tied": "tied layers, a loss at the end",
+        "random_body": "frozen random layers",
+    }
+    return own[variant] if variant in BODIES else MODELS[variant]["name"]
+
+
+def lens_subject(wildcards):
+    """What lenses are fitted to: one of the study's own models, or a language model."""
+    if wildcards.variant in BODIES:
+        return {
+            "body": f"<run>/lens/bodies/{wildcards.variant}/model.safetensors",
+            "world": "<run>/language/corpus/world.json",
+        }
+    return {"model": embedded_model(wildcards)}
+
+
+def predictive_coding_subject(wildcards):
+    """The same with its lenses; the control trains itself and needs none."""
+    if wildcards.variant == "error_correction":
+        return {}
+    return lens_subject(wildcards) | {"translators": f"<run>/lens/{wildcards.variant}/translators.safetensors"}
+
+
+def lens_figures():
+    """Figures of the study."""
+    own = collect("<run>/lens/figures/{variant}_{figure}.svg", variant=LENSES, figure=["transfer", "lenses", "trajectory"])
+    return [*own, *collect("<run>/lens/figures/{name}.svg", name=["controls", "vision", "predictive_coding", "readability"])]
+
+
+def lens_records():
+    """All tables of records of the study, and which of them claims may read."""
+    lenses = collect("<run>/lens/{variant}/lenses.csv", variant=LENSES)
+    training = collect("<run>/lens/bodies/{body}/training.csv", body=BODIES)
+    judged = [
+        *collect("<run>/lens/{variant}/statistics.csv", variant=LENSES),
+        *collect("<run>/lens/{variant}/predictive_coding_statistics.csv", variant=PREDICTIVE),
+        *collect("<run>/lens/{name}_statistics.csv", name=["synthetic", "vision"]),
+    ]
+    return [*lenses, *training, *judged], judged
+
+
+def lens_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {
+        "train_lens_body": BODIES,
+        "probe_lens": LENSES,
+        "probe_lens_predictive_coding": PREDICTIVE,
+        "compare_lens": LENSES,
+        "plot_lens": LENSES,
+    }
+    alone = ["probe_lens_synthetic", "train_lens_vision", "plot_lens_controls"]
     named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]

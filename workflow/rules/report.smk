@@ -16,7 +16,7 @@ rule prepare_config:
 
 rule judge_claims:
     input:
-        statistics=[*regression_records()[1], *language_records()[1], *finetuning_records()[1]],
+        statistics=[*regression_records()[1], *language_records()[1], *finetuning_records()[1], *lens_records()[1]],
     output:
         report(
             "<run>/claims.csv",
@@ -47,8 +47,9 @@ rule render_page:
             *collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
             *language_figures(),
             *finetuning_figures(),
+            *lens_figures(),
         ],
-        records=[*regression_records()[0], *language_records()[0], *finetuning_records()[0]],
+        records=[*regression_records()[0], *language_records()[0], *finetuning_records()[0], *lens_records()[0]],
         corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
         costs=[
@@ -56,6 +57,7 @@ rule render_page:
             *regression_costs(),
             *language_costs(),
             *finetuning_costs(),
+            *lens_costs(),
         ],
     output:
         "<run>/index.html",

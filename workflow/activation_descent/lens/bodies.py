@@ -10,10 +10,13 @@ depth is of use; the vocabulary is small, so that lenses are cheap. Pre-norm blo
 normalisation is by the root mean square, without gains, which the next weights could express. All seeds go through one batched product.
 """
 
+import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from activation_descent.errors import DivergedError
+from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus
 from activation_descent.language.network import rotary_tables
 from activation_descent.language.world import BEGIN, PADDING, UNKNOWN
@@ -263,3 +266,31 @@ def _clip(parameters: list[Tensor], longest: float) -> None:
     factor = (longest / (square.sqrt() + 1e-6)).clamp(max=1)
     for parameter in parameters:
         parameter.grad *= factor.view(-1, *[1] * (parameter.dim() - 1))
+
+
+def save(body: Body, path: Path) -> None:
+    """Write a body as safetensors, with its kind and shape as metadata, whole or not at all."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(path.name + ".partial")
+    # One entry: of several, their order in the file would change from run to run
+    described = json.dumps({"kind": body.kind, "shape": asdict(body.shape)}, sort_keys=True)
+    save_file({name: weight.contiguous() for name, weight in body.weights.items()}, partial, {"body": described})
+    os.replace(partial, path)
+
+
+def load(path: Path) -> Body:
+    """Read what `save` wrote.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            described = json.loads(stored.metadata()["body"])
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
+        return Body(described["kind"], Shape(**described["shape"]), weights)
+    except Exception as error:  # safetensors raises its own type, and others on a file cut short
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it to train again") from error

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from activation_descent.errors import DivergedError
+from activation_descent.seeding import generator
 
 PARTS = 5  # of the residual stream
 FLOOR = 1e-6  # of a transition's weight, so that no row of a table is empty
@@ -217,6 +218,20 @@ def train(
     if not math.isfinite(loss.item()):
         raise DivergedError(f"training of the error-correcting control diverged: its loss is {loss.item()}")
     return loss.item()
+
+
+def train_seed(settings: ErrorCorrectionSettings, root: int, seed: int) -> tuple[ErrorCorrection, Callable[[str, int], np.ndarray]]:
+    """A trained control, and what draws documents of its table for a purpose.
+
+    Args:
+        root: the configuration's `seed`.
+    """
+    stream = lambda purpose: generator(root, "lens", "predictive_coding", "error_correction", purpose, seed)
+    table = shared_table(stream("table"), settings.words)
+    draw = lambda purpose, number: bigram_documents(stream(purpose), table, number, settings.length, settings.concentration)
+    model = ErrorCorrection(settings, stream("initialise"))
+    train(model, draw("train", settings.steps * settings.rows))
+    return model, draw
 
 
 # Predictions that are made and not learned, whose answers are known

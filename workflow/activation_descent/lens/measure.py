@@ -16,7 +16,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from activation_descent.lens import causal_basis, nulls, trajectories, transfer
-from activation_descent.lens.states import Subject, Tokens, batch_of
+from activation_descent.lens.states import Recorded, Subject, Tokens, batch_of
+from activation_descent.lens.tokens import Source
 from activation_descent.lens.transfer import Calibration, Matrix
 from activation_descent.lens.translators import KINDS, Batch, Fit, Reader, Translators, fit, readings
 from activation_descent.seeding import generator
@@ -29,22 +30,21 @@ CALIBRATED = (("tuned", MODEL), ("tuned", CARRIED))
 
 Row = dict[str, Any]
 Name = tuple[str, str]
-Draw = Callable[[str, int, int], Tokens]  # purpose, step, rows of each seed
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What lenses are fitted and measured with; `config/README.md` explains each setting."""
+    """What lenses are fitted and measured with; `config/README.md` explains each setting. Tokens are those of one seed."""
 
     optimiser: str
     learning_rate: float
     steps: int
-    rows: int
-    batches: int
+    tokens: int
+    batch_tokens: int
     calibration_steps: int
     calibration_rate: float
-    evaluation_rows: int
-    intervention_rows: int
+    evaluation_tokens: int
+    intervention_tokens: int
     directions: int
     shown_tokens: int
 
@@ -58,11 +58,12 @@ class Lenses:
     course: list[dict[Name, float]]
 
 
-def stream_of(subject: Subject, draw: Draw, purpose: str, rows: int, batches: int) -> Callable[[int], Iterator[Batch]]:
+def stream_of(source: Source, purpose: str, settings: Measurement, batches: int) -> Callable[[int], Iterator[Batch]]:
     """The batches of each step, recorded as they are read."""
+    rows = max(1, settings.batch_tokens // source.length)
 
     def batches_of(step: int) -> Iterator[Batch]:
-        return (batch_of(subject, draw(purpose, step * batches + part, rows)) for part in range(batches))
+        return (batch_of(source.subject, source.draw(purpose, step * batches + part, rows)) for part in range(batches))
 
     return batches_of
 
@@ -80,27 +81,20 @@ def make_readers(subject: Subject, seeds: int, rng: np.random.Generator) -> dict
 
 
 def fit_lenses(
-    subject: Subject,
-    draw: Draw,
+    source: Source,
     settings: Measurement,
-    root: int,
     variant: str,
-    report: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
+    report: Callable[[int, Mapping[Name, float]], None] = lambda step, losses: None,
 ) -> Lenses:
     """Fit every kind of translator, then the scales and shifts of those of each layer's own."""
-    seeds = len(subject.unembedding.weight)
-    readers = make_readers(subject, seeds, generator(root, STUDY, EXPERIMENT, variant, "initialise"))
-    lenses = stream_of(subject, draw, "lens", settings.rows, settings.batches)
-    course = fit(
-        readers,
-        subject.unembedding,
-        lenses,
-        Fit(settings.optimiser, settings.learning_rate, settings.steps, settings.batches),
-        report,
-    )
+    subject = source.subject
+    readers = make_readers(subject, source.seeds, generator(source.root, STUDY, EXPERIMENT, variant, "initialise"))
+    batches = max(1, settings.tokens // max(settings.batch_tokens, source.length))
+    fitting = Fit(settings.optimiser, settings.learning_rate, settings.steps, batches)
+    course = fit(readers, subject.unembedding, stream_of(source, "lens", settings, batches), fitting, report)
     chosen = {name: readers[name] for name in CALIBRATED}
-    tuning = stream_of(subject, draw, "calibrate", settings.rows, 1)
     calibration = Fit("adam", settings.calibration_rate, settings.calibration_steps)
+    tuning = stream_of(source, "calibrate", settings, 1)
     return Lenses(readers, transfer.calibrate(chosen, subject.unembedding, tuning, calibration), course)
 
 
@@ -126,19 +120,17 @@ class Evaluation:
     calibrated: dict[Name, dict[str, Matrix]]
 
 
-def evaluate(subject: Subject, lenses: Lenses, draw: Draw, settings: Measurement) -> Evaluation:
+def evaluate(source: Source, lenses: Lenses, settings: Measurement) -> Evaluation:
     """Everything that is a mean over the evaluation tokens, which are read in batches."""
-    parts = []
-    mean, entropy, tokens_read = 0.0, 0.0, 0
-    rows_left, step = settings.evaluation_rows, 0
-    while rows_left:
-        rows = min(rows_left, settings.rows)
-        batch = batch_of(subject, draw("evaluate", step, rows))
-        parts.append(_evaluate(subject, lenses, batch, rows))
+    parts, mean, entropy, tokens = [], 0.0, 0.0, 0
+    rows = max(1, settings.batch_tokens // source.length)
+    for step in range(max(1, settings.evaluation_tokens // (rows * source.length))):
+        batch = batch_of(source.subject, source.draw("evaluate", step, rows))
+        parts.append(_evaluate(source.subject, lenses, batch, rows))
         mean, entropy = mean + batch.final.double().sum(1), entropy - batch.negative_entropy.double().sum(1)
-        tokens_read, rows_left, step = tokens_read + batch.final.shape[1], rows_left - rows, step + 1
-    average = mean / tokens_read
-    prior = (-torch.special.xlogy(average, average).sum(-1) - entropy / tokens_read) / math.log(2)
+        tokens += batch.final.shape[1]
+    average = mean / tokens
+    prior = (-torch.special.xlogy(average, average).sum(-1) - entropy / tokens) / math.log(2)
     return Evaluation(prior.numpy(), *_join(parts))
 
 
@@ -186,7 +178,7 @@ def lens_records(evaluation: Evaluation, root: int, variant: str) -> Iterator[Ro
                     yield base | {
                         "lens": kind,
                         "states": states,
-                        "applied": layer,
+                        "layer": layer,
                         "metric": {"divergence": "lens_kl", "cross_entropy": "lens_cross_entropy"}[metric],
                         "value": value,
                     }
@@ -197,7 +189,7 @@ def lens_records(evaluation: Evaluation, root: int, variant: str) -> Iterator[Ro
             found |= {f"calibrated_{metric}": matrix[seed] for metric, matrix in evaluation.calibrated[name].items()}
             for metric, matrix in found.items():
                 for fitted, applied, value in transfer.cells(matrix.mean(-1)):
-                    yield cells | {"fitted": fitted, "applied": applied, "metric": metric, "value": value}
+                    yield cells | {"fitted": fitted, "layer": applied, "metric": metric, "value": value}
             if prior < transfer.KNOWING:
                 continue
             rng = generator(root, STUDY, EXPERIMENT, variant, f"bootstrap/{states}", seed)
@@ -218,19 +210,19 @@ def _gains(found: Mapping[str, Float64[np.ndarray, "fitted applied row"]], base:
             yield base | {"metric": f"{prefix}{name}_high", "value": high}
 
 
-def path_records(subject: Subject, lenses: Lenses, draw: Draw, settings: Measurement, root: int, variant: str) -> Iterator[Row]:
+def path_records(source: Source, lenses: Lenses, settings: Measurement, variant: str) -> Iterator[Row]:
     """Progress, differences between layers, stimulus and response, and the causal basis of the middle layer."""
-    tokens = draw("intervene", 0, settings.intervention_rows)
+    subject, number = source.subject, max(2, settings.intervention_tokens // source.length)
+    tokens = source.draw("intervene", 0, number)
     recorded = subject.record(tokens)
     batch = batch_of(subject, tokens)
     unembedding, tuned = subject.unembedding, lenses.readers["tuned", MODEL].translators
     shared, logit = lenses.readers["shared", MODEL].translators, lenses.readers["logit", MODEL].translators
-    seeds = len(unembedding.weight)
 
     def rows(metric: str, values: Tensor, **columns: Any) -> Iterator[Row]:
         """A row for each seed and layer, or step, or block."""
         for (seed, place), value in np.ndenumerate(values.double().numpy()):
-            base = {"study": STUDY, "experiment": "paths", "variant": variant, "seed": seed, "applied": place}
+            base = {"study": STUDY, "experiment": "paths", "variant": variant, "seed": seed, "layer": place}
             yield base | columns | {"metric": metric, "value": float(value)}
 
     final = recorded[:, -1, :, :-1].flatten(1, 2)
@@ -239,8 +231,8 @@ def path_records(subject: Subject, lenses: Lenses, draw: Draw, settings: Measure
     for metric, values in trajectories.steps_between(tuned, unembedding, batch).items():
         yield from rows(metric, values, lens="tuned")
     places = [
-        generator(root, STUDY, "paths", "all", "position", seed).integers(tokens.shape[2], size=settings.intervention_rows)
-        for seed in range(seeds)
+        generator(source.root, STUDY, "paths", "all", "position", seed).integers(tokens.shape[2], size=number)
+        for seed in range(source.seeds)
     ]
     position = torch.from_numpy(np.stack(places))
     both = {"tuned": tuned, "logit": logit}
@@ -249,21 +241,29 @@ def path_records(subject: Subject, lenses: Lenses, draw: Draw, settings: Measure
     yield from _basis_records(subject, tuned, tokens, recorded, batch, settings.directions, rows)
 
 
-def _basis_records(subject, tuned, tokens, recorded, batch, number, rows) -> Iterator[Row]:
+def _basis_records(
+    subject: Subject, tuned: Translators, tokens: Tokens, recorded: Recorded, batch: Batch, number: int, rows: Callable
+) -> Iterator[Row]:
     from scipy.stats import spearmanr
 
-    layer, unembedding = subject.layers // 2, subject.unembedding
-    directions, energies = [], []
+    layer, directions, energies = subject.layers // 2, [], []
     for seed in range(len(recorded)):
-        one = tuned.one(layer)
-        alone = Translators("tuned", {name: value[seed : seed + 1] for name, value in one.parameters.items()}, 1)
-        found = causal_basis.extract(batch.states[seed, layer], alone, unembedding.of(seed), number)
+        own = tuned.one(layer).of(seed)
+        found = causal_basis.extract(batch.states[seed, layer], own, subject.unembedding.of(seed), number)
         directions.append(found[0])
         energies.append(torch.from_numpy(found[1]))
     on_lens = torch.stack(energies)
-    states = recorded[:, layer]
-    on_model = causal_basis.model_influence(subject, tokens, layer, states, batch.final, torch.stack(directions))
+    on_model = causal_basis.model_influence(subject, tokens, layer, recorded[:, layer], batch.final, torch.stack(directions))
     yield from rows("lens_influence", on_lens / math.log(2), lens="tuned")
     yield from rows("model_influence", on_model / math.log(2), lens="tuned")
     ranks = [spearmanr(a, b).statistic for a, b in zip(on_lens.numpy(), on_model.numpy(), strict=True)]
     yield from rows("causal_fidelity", torch.tensor(ranks)[:, None], lens="tuned")
+
+
+def shown_trajectory(source: Source, lenses: Lenses, settings: Measurement) -> trajectories.Trajectory:
+    """The beginning of one evaluation document."""
+    tokens = source.draw("intervene", 0, 1)
+    tuned = lenses.readers["tuned", MODEL].translators
+    batch = batch_of(source.subject, tokens)
+    length = min(settings.shown_tokens, source.length - 1)
+    return trajectories.trajectory(tuned, source.subject.unembedding, batch, tokens[0, 0], source.words, length)

@@ -5,7 +5,7 @@ normalisation, and a lens that normalised it again would be wrong. Blocks return
 Key-value caches are off: a layer that stands twice in a model would share one slot of the cache with itself and see wrong keys.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,6 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from activation_descent.errors import DataError, ModelError
-from activation_descent.language.models import LanguageModel
 from activation_descent.language.tasks import Task
 from activation_descent.lens.translators import Batch, Unembedding
 
@@ -114,7 +113,7 @@ def blocks_of(network: nn.Module, name: str) -> nn.ModuleList:
 
 
 def recorded(
-    network: nn.Module, blocks: Sequence[nn.Module], tokens: Int[Tensor, "row token"]
+    network: nn.Module, blocks: nn.ModuleList, tokens: Int[Tensor, "row token"]
 ) -> tuple[Float[Tensor, "depth row token feature"], Float[Tensor, "row token word"]]:
     """h_0 to h_L and the logits of one forward pass."""
     entered: list[Tensor] = []
@@ -135,7 +134,7 @@ def recorded(
 
 
 def _last_state(
-    network: nn.Module, blocks: Sequence[nn.Module], tokens: Int[Tensor, "row token"], layer: int, states: Tensor
+    network: nn.Module, blocks: nn.ModuleList, tokens: Int[Tensor, "row token"], layer: int, states: Tensor
 ) -> Tensor:
     """h_L when other states enter a block. Earlier blocks run on the model's own and are not heard."""
     found: list[Tensor] = []
@@ -200,25 +199,22 @@ def _norm_in(module: nn.Module | None) -> nn.Module | None:
 # Tokens
 
 
-def text_rows(model: LanguageModel, tasks: Sequence[Task], parts: Sequence[str], length: int) -> Int64[np.ndarray, "row token"]:
+def text_rows(
+    encode: Callable[[str], list[int]], end: int | None, tasks: Sequence[Task], parts: Sequence[str], length: int
+) -> Int64[np.ndarray, "row token"]:
     """Texts of real sets as rows of tokens: joined by the end token, cut to one length, the ragged rest dropped (Belrose et al. 2023).
 
     Args:
+        end: the tokenizer's end token, if it has one.
         parts: pools of the tasks to take texts from.
 
     Raises:
         DataError: if they do not fill a row.
     """
-    end = model.tokenizer.eos_token_id
-    tokens: list[int] = []
-    for task in tasks:
-        for part in parts:
-            for example in getattr(task, part):
-                tokens += [*model.encode(example.text), *([] if end is None else [end])]
+    texts = [example.text for task in tasks for part in parts for example in getattr(task, part)]
+    tokens = [token for text in texts for token in (*encode(text), *([] if end is None else [end]))]
     rows = len(tokens) // length
     if not rows:
-        names = ", ".join(task.name for task in tasks)
-        raise DataError(
-            f"data sets {names}: their {' and '.join(parts)} texts have {len(tokens)} tokens, too few for a row of {length}"
-        )
+        names, pools = ", ".join(task.name for task in tasks), " and ".join(parts)
+        raise DataError(f"data sets {names}: their {pools} texts have {len(tokens)} tokens, too few for a row of {length}")
     return np.array(tokens[: rows * length], dtype=np.int64).reshape(rows, length)

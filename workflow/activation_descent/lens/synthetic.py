@@ -56,7 +56,7 @@ def gains(kind: str, shape: nulls.Synthetic, trial: Trial, root: int) -> Iterato
         base = {"study": STUDY, "experiment": EXPERIMENT, "variant": kind, "seed": seed}
         at_home = transfer.diagonal(own[seed])
         for layer, value in enumerate(at_home.tolist()):
-            yield base | {"applied": layer, "metric": "lens_kl", "value": value}
+            yield base | {"layer": layer, "metric": "lens_kl", "value": value}
         found = {
             "shared_information": transfer.shared_information(prior[seed], shared[seed], at_home),
             "forward_gain": transfer.forward_gain(own[seed]),

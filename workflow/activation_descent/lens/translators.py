@@ -18,15 +18,19 @@ States of several models of one shape stand side by side (`seed`), and all layer
 """
 
 import math
+import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from activation_descent.errors import CheckpointError
 
 States = Float[Tensor, "seed layer token feature"]
 Probabilities = Float[Tensor, "seed token word"]
@@ -168,6 +172,10 @@ class Translators:
         if "bias" in self.parameters:
             translated = translated + of("bias")
         return translated
+
+    def of(self, seed: int) -> "Translators":
+        """Those of one model."""
+        return Translators(self.kind, {name: value[seed : seed + 1] for name, value in self.parameters.items()}, self.layers)
 
     def one(self, layer: int) -> "Translators":
         """The translator of one layer, for states of any layers."""
@@ -384,3 +392,34 @@ def _clip(parameters: list[Tensor], longest: float) -> None:
     factor = (longest / (square.sqrt() + 1e-6)).clamp(max=1)
     for parameter in parameters:
         parameter.grad *= factor.view(-1, *[1] * (parameter.dim() - 1))
+
+
+# Files
+
+
+def save(translators: Mapping[str, Translators], path: Path) -> None:
+    """Write translators as safetensors, named `<name>.<parameter>`, whole or not at all."""
+    from safetensors.torch import save_file
+
+    partial = path.with_name(path.name + ".partial")
+    tensors = {
+        f"{name}.{part}": value.contiguous() for name, own in translators.items() for part, value in own.parameters.items()
+    }
+    save_file(tensors, partial)
+    os.replace(partial, path)
+
+
+def load(kind: str, path: Path) -> Translators:
+    """Read the translators of one kind from what `save` wrote.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or without that kind.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(path)
+        parameters = {name.split(".")[1]: value for name, value in stored.items() if name.split(".")[0] == kind}
+        return Translators(kind, parameters, parameters["bias"].shape[1])
+    except Exception as error:  # safetensors raises its own type, and others on a file cut short
+        raise CheckpointError(f"{path} cannot be read ({error}); delete it to fit lenses again") from error

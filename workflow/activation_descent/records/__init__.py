@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.errors import RecordsError
-from activation_descent.records import benchmark, finetuning, language, regression
+from activation_descent.records import benchmark, finetuning, language, lens, regression
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
@@ -21,7 +21,7 @@ EXTRA_COLUMNS = {
     "learner": "who predicts: transformer, untrained, interpolated, optimum (closed form), label (nobody) or a learner of the ladder",
     "reference": "the learner that a transformer is compared with, or none",
     "layers": "K, layers of a network or steps of a learner",
-    "layer": "one of them, from 1",
+    "layer": "one of them, from 1; of lenses the states that enter it, from 0, and -1 for all",
     "context_length": "N, examples in the context",
     "input_dim": "d, entries of an input",
     "output_dim": "entries of a label",
@@ -38,9 +38,12 @@ EXTRA_COLUMNS = {
     "control": "what stands in the place of fine-tuning or in-context learning (`finetuning.controls`), or what a number belongs to",
     "position": "query: the token that predicts the label; dai: the first label word after it, where Dai et al. recorded",
     "length": "tokens of a document",
+    "lens": "kind of translator (`lens.translators`)",
+    "states": "what a lens reads: states of the model, rotated, or with updates carried along in bases of their own",
+    "fitted": "the layer that a translator was fitted at, when it reads `layer`",
 }
 
-METRICS = {**regression.METRICS, **language.METRICS, **finetuning.METRICS, **benchmark.METRICS}
+METRICS = {**regression.METRICS, **language.METRICS, **finetuning.METRICS, **lens.METRICS, **benchmark.METRICS}
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -10,6 +10,78 @@ METRICS = {
     ),
     "forward_gain": Metric("1", "FG: share of later layers' improvement that an earlier layer's lens sees", finite=False),
     "calibrated_gain": Metric("1", "FG_cal: the same with a scale and a shift for each pair of layers", finite=False),
+    **{
+        f"{name}{end}": Metric("1", f"{meaning}{said}", finite=False)
+        for name, meaning in (
+            ("forward_gain", "FG"),
+            ("calibrated_gain", "FG_cal"),
+            ("forward_gain_cross_entropy", "FG by cross-entropy with the token that followed in the place of KL"),
+            ("calibrated_gain_cross_entropy", "FG_cal by cross-entropy with the token that followed in the place of KL"),
+        )
+        for end, said in (("_low", ", lower end of its 95 % interval over documents"), ("_high", ", upper end"))
+    },
+    "forward_gain_cross_entropy": Metric(
+        "1", "FG by cross-entropy with the token that followed in the place of KL", finite=False
+    ),
+    "calibrated_gain_cross_entropy": Metric(
+        "1", "FG_cal by cross-entropy with the token that followed in the place of KL", finite=False
+    ),
+    # Lenses of language models. layer: h_l, what enters block l + 1, from 0; fitted: the layer whose translator reads it
+    "model_cross_entropy": Metric("bits", "of the next token by the model's own predictions"),
+    "lens_kl": Metric("bits", "K: KL(p_L || lens) at a layer"),
+    "lens_cross_entropy": Metric("bits", "of the next token by the lens at a layer"),
+    "transfer_divergence": Metric("bits", "T: KL(p_L || prediction) of the lens of one layer on the states of another"),
+    "transfer_cross_entropy": Metric("bits", "of the next token by it"),
+    "transfer_native": Metric(
+        "bits", "KL(the layer's own lens || the other's) on the same states, the form in Belrose et al.'s code"
+    ),
+    "calibrated_divergence": Metric("bits", "transfer_divergence with a scale and a shift for each pair of layers"),
+    "calibrated_cross_entropy": Metric("bits", "transfer_cross_entropy with a scale and a shift for each pair of layers"),
+    "progress": Metric("1", "Aitchison cosine of a step with the way that is left to p_L, one lens for all layers"),
+    "progress_null": Metric("1", "the same with the step of another token"),
+    "step_kl": Metric("bits", "KL(prediction of the next layer || prediction of this one), tuned lens"),
+    "step_improved": Metric("1", "share of tokens that a step brings nearer to p_L by KL"),
+    "stimulus_response": Metric("1", "Aitchison cosine of the lens's and the model's response when a token's update is replaced"),
+    "lens_influence": Metric(
+        "bits", "KL of the middle layer's lens when a direction of the causal basis is erased; layer: its rank"
+    ),
+    "model_influence": Metric("bits", "KL of the model's prediction when the same direction is erased"),
+    "causal_fidelity": Metric("1", "rank correlation of lens_influence and model_influence"),
+    # Statistics of lenses, one number a seed
+    "divergence_fall": Metric("1", "(K at the embeddings - K at the last layer) / K0"),
+    "shared_cost": Metric("bits", "K of one lens for all layers minus K of lenses of each layer's own, mean over layers"),
+    "common_information": Metric("1", "S - S_rot", finite=False),
+    "carried_information": Metric("1", "S when every update is written in a basis of its own and carried along", finite=False),
+    "odd_information": Metric("1", "S_odd: of a lens fitted to even layers on odd ones", finite=False),
+    "later_information": Metric("1", "the same of a lens fitted to the first half of the layers on the others", finite=False),
+    **{
+        f"{kind}_information": Metric("1", f"what {meaning} reads of what lenses of each layer's own read", finite=False)
+        for kind, meaning in (
+            ("logit", "the logit lens"),
+            ("bias", "a bias for each layer"),
+            ("shared_bias", "one map with a bias for each layer"),
+            ("low_rank", "a low-rank map for each layer, together as large as one map,"),
+        )
+    },
+    **{
+        f"carried_{name}": Metric(
+            "1", f"{name} when every update is written in a basis of its own and carried along", finite=False
+        )
+        for name in ("forward_gain", "calibrated_gain", "forward_gain_cross_entropy", "calibrated_gain_cross_entropy")
+    },
+    "mean_penalty": Metric("bits", "transfer penalty by cross-entropy, mean over pairs of layers"),
+    "penalty_share": Metric(
+        "1", "transfer penalties by KL / what the right lenses know beyond mean frequencies, sums over pairs", finite=False
+    ),
+    "forward_penalty_share": Metric("1", "the same from earlier to later layers, without the embeddings", finite=False),
+    "gaining_cells": Metric("1", "share of these pairs whose improvement exceeds the penalty"),
+    "penalty_distance": Metric("1", "rank correlation of the transfer penalty with the distance of the layers"),
+    "stimulus_response_tuned": Metric("1", "stimulus_response of the tuned lens, mean over blocks"),
+    "stimulus_response_logit": Metric("1", "the same of the logit lens"),
+    "lens_step_time": Metric(
+        "ms/step", "fitting the lenses of all layers on the same recorded states, single thread, fastest repeat"
+    ),
+    "lens_loss_difference": Metric("nats", "largest difference of losses between two implementations over the timed steps"),
     # Predictive coding (D1 to D4). layer: a state of the stream, 0 before the first block; -1: all layers together, or none. _low, _high:
     # ends of the 95 % interval over documents. control: what stands in the place of the error, of the context or of the move
     **{
