@@ -107,6 +107,11 @@ def test_resuming_ends_where_the_model_does_and_a_cut_edge_carries_nothing():
         # The prediction at 4 can be reached by its error alone, which stands at 5
         assert torch.allclose(plain[:, 5:], other[:, 5:], atol=1e-5)
         assert (plain - other)[:, 4].abs().max() > 1e-3
+        # Nor is it of use if nobody attends to where it stands
+        cut = torch.zeros_like(cut)
+        cut[:, 5:, 5] = True
+        plain, other = (model.resume(1, one, cut) for one in (states[1], moved))
+        assert torch.allclose(plain[:, 5:], other[:, 5:], atol=1e-5)
 
 
 def test_later_tokens_change_nothing_before_them():

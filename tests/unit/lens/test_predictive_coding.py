@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from activation_descent.language.models import LanguageModel
+from activation_descent.lens.bodies import Body, Shape
 from activation_descent.lens.error_correction import (
     ErrorCorrection,
     ErrorCorrectionSettings,
@@ -14,10 +15,13 @@ from activation_descent.lens.error_correction import (
 from activation_descent.lens.predictive_coding import (
     ProbeSettings,
     judged,
+    lens_of,
     predictive_coding_records,
+    probed_body,
     probed_control,
     probed_language_model,
 )
+from activation_descent.lens.translators import Translators
 from activation_descent.seeding import generator
 
 SETTINGS = ErrorCorrectionSettings(
@@ -77,7 +81,9 @@ def test_without_corrections_nothing_is_found(control):
         idle.rate.zero_()
         idle.prior.normal_(generator=torch.Generator().manual_seed(0))
     _, summary = measured(idle, known, asked)
-    assert not any(summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "predictive_coding", "copies_followed"))
+    assert not any(
+        summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "predictive_coding", "copies_followed")
+    )
 
 
 GOOD = {
@@ -175,3 +181,31 @@ def test_cut_edges_of_a_language_model(llama):
     plain, other = (probed.resume(tokens, 1, one, cut) for one in (states, moved))
     assert torch.allclose(plain[:, 5:], other[:, 5:], atol=1e-6)
     assert (plain - other)[:, 4].abs().max() > 1e-4
+
+
+def test_one_seed_of_the_studys_own_models():
+    shape = Shape(16, 3, 2, 24, 12, 4, 1, 0.01, 1, 0.0, 1.0)
+    body = Body.initial("untied", shape, 9, [stream("first"), stream("second")])
+    tokens = torch.from_numpy(stream("letters").integers(9, size=(5, 12)))
+    translators = Translators.initial("tuned", 2, 3, 16, stream("translators"))
+    translators.parameters["bias"].normal_(generator=torch.Generator().manual_seed(0))
+    probed = probed_body(body, 1, lens_of(translators, body.unembedding, 1))
+    recorded = body.record(tokens.expand(2, -1, -1))[1]
+    states = probed.states(tokens)
+    assert torch.allclose(states, recorded, atol=1e-5)
+    final = body.unembedding.of(1).logits(recorded[-1][None])[0].log_softmax(-1)
+    for layer in range(3):
+        assert torch.allclose(probed.resume(tokens, layer, states[layer], None), final, atol=1e-5)
+        moved = states[layer] + translators.parameters["bias"][1, layer]
+        expected = body.unembedding.of(1).logits(moved[None])[0].log_softmax(-1)
+        assert torch.allclose(probed.lens(layer, states[layer]), expected, atol=1e-5)
+    assert torch.allclose(probed.lens(3, states[3]), final, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot be cut"):
+        probed.resume(tokens, 0, states[0], torch.zeros(5, 12, 12, dtype=torch.bool))
+    rows = predictive_coding_records(probed, tokens.repeat(8, 2), tokens.repeat(4, 2), PROBES, stream("probe"), {"variant": "b"})
+    assert {row["control"] for row in rows if row["metric"] == "slope_same"} == {
+        "error",
+        "random_word",
+        "off_identity",
+        "orthogonal",
+    }

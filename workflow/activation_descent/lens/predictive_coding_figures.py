@@ -21,7 +21,10 @@ MOVES = {
     "cut_error": "s + 1 cannot see s",
     "cut_direct": "t cannot see s",
 }
-FOOTER = "Dots: one draw of documents or one seed; bars: their mean. Dashed lines and shaded ranges: the rule, which each number must meet."
+FOOTER = (
+    "Dots: one draw of documents or one seed; bars: their mean. Dashed lines and shaded ranges: the rule, which each number must meet.\n"
+    "Last two panels: means over layers and draws or seeds; positions s, where the stream was moved, and t > s + 1, where words answer."
+)
 
 
 def draw_predictive_coding(records: pd.DataFrame, labels: Mapping[str, str]) -> "Figure":
@@ -48,6 +51,12 @@ def draw_predictive_coding(records: pd.DataFrame, labels: Mapping[str, str]) -> 
         _dots(panel, whole[whole["metric"] == metric], labels)
         _threshold(panel, low, high)
         panel.set(title=title, xlabel=name)
+    # From far below the threshold to most of the variance
+    axes[0][1].set_xscale("symlog", linthresh=0.001)
+    ticks = {0: "0", 0.001: ".001", 0.01: ".01", 0.1: ".1", 1: "1"}
+    axes[0][1].set(xlim=(-0.0005, 1.2), xticks=list(ticks), xticklabels=list(ticks.values()))
+    for panel in axes[0][1:]:
+        panel.set_yticklabels([])
     _shown_where_explained(axes[0][2], whole, labels)
     panel = axes[1][0]
     _dots(panel, whole[whole["metric"] == "causal_agreement"], labels)
@@ -66,7 +75,7 @@ def draw_readability(records: pd.DataFrame, labels: Mapping[str, str]) -> "Figur
         1,
         3,
         (11.5, 3.6),
-        "Depth 0: before the first block; 1: after the last. Lines: means over draws of documents or seeds.",
+        "Depth 0: before the first block; 1: after the last. Lines: means over draws of documents or seeds. Dotted: the rule.",
     )
     plain = records[(records["layer"] != ALL) & (records["control"] == "none")]
     shown = (
