@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from activation_descent.lens import nulls, transfer
+from activation_descent.lens.readout import Batch, Unembedding
 from activation_descent.lens.synthetic import Trial, gains
-from activation_descent.lens.translators import Batch, Reader, Translators, Unembedding
+from activation_descent.lens.translators import Reader, Translators
 
 SEEDS, LAYERS, TOKENS, WIDTH = 2, 4, 7, 5
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from activation_descent.lens import transfer
+from activation_descent.lens.readout import Batch, Unembedding
 from activation_descent.lens.transfer import Calibration
-from activation_descent.lens.translators import Batch, Fit, Reader, Translators, Unembedding
+from activation_descent.lens.translators import Fit, Reader, Translators
 
 SEEDS, LAYERS, ROWS, TOKENS, WIDTH, WORDS = 2, 4, 3, 5, 6, 11
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 
-from activation_descent.lens import transfer, translators
+from activation_descent.lens import readout, transfer
+from activation_descent.lens.readout import Batch, Unembedding, divergence, readings
 from activation_descent.lens.states import Network, batch_of
-from activation_descent.lens.translators import KINDS, Batch, Fit, Reader, Translators, Unembedding, divergence, fit, readings
+from activation_descent.lens.translators import KINDS, Fit, Reader, Translators, fit
 
 SEEDS, LAYERS, TOKENS, WIDTH, WORDS = 2, 4, 9, 6, 11
 
@@ -57,7 +58,7 @@ def test_parameters_of_each_kind(kind, size):
 
 @pytest.mark.parametrize("norm", ["none", "rms", "layer"])
 def test_divergence_and_its_gradient(norm, monkeypatch):
-    monkeypatch.setattr(translators, "CHUNK", 2 * TOKENS * WORDS)  # two layers at once, so that there are several parts
+    monkeypatch.setattr(readout, "CHUNK", 2 * TOKENS * WORDS)  # two layers at once, so that there are several parts
     own, read = unembedding(norm, torch.float64), batch(torch.float64)
     states = read.states.clone().requires_grad_(True)
     found = divergence(states, own, read)

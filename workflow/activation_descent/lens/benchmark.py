@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from activation_descent.lens.bodies import STUDY
+from activation_descent.lens.readout import Batch
 from activation_descent.lens.states import Network, batch_of
-from activation_descent.lens.translators import Batch, Fit, Name, Reader, Translators, fit
+from activation_descent.lens.translators import Fit, Name, Reader, Translators, fit
 
 SHAPES = {"small": (64, 6, 434, 512), "wide": (256, 4, 4000, 512)}  # width, layers, words, tokens
 WIDTH_OF_HEAD = 32

@@ -28,7 +28,7 @@ from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus
 from activation_descent.language.network import rotary_tables
 from activation_descent.language.world import BEGIN, PADDING, UNKNOWN
-from activation_descent.lens.translators import Unembedding
+from activation_descent.lens.readout import Unembedding
 from activation_descent.seeding import generator
 
 STUDY = "lens"

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from activation_descent.lens.readout import Batch, Unembedding, divergence
 from activation_descent.lens.states import Rows, Subject, Tokens
-from activation_descent.lens.translators import Batch, Translators, Unembedding, divergence
+from activation_descent.lens.translators import Translators
 
 ITERATIONS = 100
 
@@ -87,7 +88,7 @@ def model_influence(
     tokens: Tokens,
     layer: int,
     states: Rows,
-    final: Float[Tensor, "seed token word"],
+    final: Float[Tensor, "seed position word"],
     directions: Float[Tensor, "seed direction feature"],
 ) -> Float[Tensor, "seed direction"]:
     """sigma(v; model) in nats: v erased from every position of the states that enter a block.

@@ -16,10 +16,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from activation_descent.lens import causal_basis, nulls, trajectories, transfer
+from activation_descent.lens.readout import Batch, readings
 from activation_descent.lens.states import Recorded, Subject, Tokens, batch_of
 from activation_descent.lens.tokens import Source
 from activation_descent.lens.transfer import Calibration, Matrix
-from activation_descent.lens.translators import KINDS, Batch, Fit, Reader, Translators, fit, readings
+from activation_descent.lens.translators import KINDS, Fit, Reader, Translators, fit
 from activation_descent.seeding import generator
 
 STUDY, EXPERIMENT = "lens", "lenses"

@@ -25,7 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.lens.translators import Batch, States, Transform, Unembedding
+from activation_descent.lens.readout import Batch, States, Unembedding
+from activation_descent.lens.translators import Transform
 
 SYNTHETIC = ("iterative", "additive", "carried", "drifting")
 Rotations = Float[Tensor, "seed layer feature feature"]

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from activation_descent.language.models import LanguageModel
     from activation_descent.lens.bodies import Body
     from activation_descent.lens.error_correction import ErrorCorrection
-    from activation_descent.lens.translators import Translators, Unembedding
+    from activation_descent.lens.readout import Unembedding
+    from activation_descent.lens.translators import Translators
 
 STUDY, EXPERIMENT = "lens", "predictive_coding"
 ALL = -1  # in the place of a layer: all of them

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from activation_descent.errors import DataError, ModelError
 from activation_descent.language.tasks import Task
-from activation_descent.lens.translators import Batch, Unembedding
+from activation_descent.lens.readout import Batch, Unembedding
 
 Recorded = Float[Tensor, "seed depth row token feature"]  # depth: h_0 to h_L
 Rows = Float[Tensor, "seed row token feature"]

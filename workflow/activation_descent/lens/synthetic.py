@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from activation_descent.lens import nulls, transfer
-from activation_descent.lens.translators import Fit, Reader, Translators, fit, readings
+from activation_descent.lens.readout import readings
+from activation_descent.lens.translators import Fit, Reader, Translators, fit
 from activation_descent.seeding import generator
 
 STUDY, EXPERIMENT = "lens", "synthetic"

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from activation_descent.lens.readout import Batch, Unembedding, log_probabilities
 from activation_descent.lens.states import Recorded, Subject, Tokens
-from activation_descent.lens.translators import Batch, Translators, Unembedding, log_probabilities
+from activation_descent.lens.translators import Translators
 
 LogProbabilities = Float[Tensor, "*batch word"]
 

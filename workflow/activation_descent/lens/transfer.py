@@ -26,19 +26,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from activation_descent.lens.translators import (
-    Batch,
-    Fit,
-    Name,
-    Reader,
-    States,
-    Stream,
-    Translators,
-    Unembedding,
-    divergence,
-    log_probabilities,
-    readings,
-)
+from activation_descent.lens.readout import Batch, States, Unembedding, divergence, log_probabilities, readings
+from activation_descent.lens.translators import Fit, Name, Reader, Stream, Translators
 
 SATURATED = 0.02  # bits; a smaller improvement cannot be shared out
 KNOWING = 0.05  # bits that a model must know beyond mean frequencies, else every ratio is noise

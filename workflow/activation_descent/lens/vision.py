@@ -265,7 +265,8 @@ def lens_metrics(variant: str, every: Sequence[Trained], settings: VisionSetting
     Lenses of all seeds are fitted side by side. A ratio that does not exist (K0 below .05 bits, no improvement to share out) is left out.
     """
     from activation_descent.lens import nulls, transfer
-    from activation_descent.lens.translators import Batch, Fit, Reader, Translators, Unembedding, fit, readings
+    from activation_descent.lens.readout import Batch, Unembedding, readings
+    from activation_descent.lens.translators import Fit, Reader, Translators, fit
 
     unembedding = Unembedding(
         torch.stack([one.network.head.weight * one.network.norm.weight for one in every]).detach(),
