@@ -37,6 +37,7 @@ def page(request, browser, smoke):
     """The smoke run's page at one width and in one scheme; anything it logs or asks the network for fails the test."""
     width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    context.set_default_navigation_timeout(120_000)  # a machine with other work to do
     page = context.new_page()
     heard, asked = [], []
     page.on("console", lambda message: heard.append(message.text))

@@ -73,5 +73,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_no_metric_means_two_things():
-    tables = [records.regression, records.language, records.finetuning, records.lens, records.benchmark]
-    assert sum(len(table.METRICS) for table in tables) == len(records.METRICS)
+    tables = [module.METRICS for module in vars(records).values() if hasattr(module, "METRICS")]
+    assert len(tables) >= 4
+    assert sum(map(len, tables)) == len(records.METRICS)

@@ -6,7 +6,16 @@ import pytest
 import yaml
 
 from activation_descent.errors import SettingsError
-from activation_descent.settings import check_schema, resolve_language, resolve_lens, resolve_regression
+from activation_descent.settings import (
+    check_reasoning,
+    check_schema,
+    check_toy_problems,
+    resolve_attention,
+    resolve_finetuning,
+    resolve_language,
+    resolve_lens,
+    resolve_regression,
+)
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -166,10 +175,59 @@ def test_language_settings_that_cannot_run_together(path, value, sentence):
         resolve_language(change(path, value)["language"])
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("attention.toy_problems.keys", 20, r"lengths\.recall: 32 pairs need as many keys; keys is 20"),
+        ("attention.toy_problems.lengths.copying", 31, r"lengths\.copying: 31 is odd"),
+        ("reasoning.knapsack.training.heads", 3, r"training\.width: 32 does not divide into 3 heads"),
+        ("reasoning.knapsack.training.capacities", [4, 32], r"capacities: 8 items of weight 4 at most always fit into 32"),
+        ("reasoning.knapsack.training.layers", [1, 2, 4], r"training\.layers: \[1, 2, 4\] must lie on both sides of .* 4;"),
+        ("reasoning.knapsack.training.layers", [6, 8], r"training\.layers: \[6, 8\] must lie on both sides"),
+        ("reasoning.logic.space.predicates", [6, 5], r"space\.predicates: the least number 6 exceeds the largest, 5"),
+        ("reasoning.logic.layers", 2, r"logic\.layers: 2 layers do 1 rounds of forward chaining; proofs are up to 2 deep"),
+    ],
+)
+def test_toy_and_reasoning_settings_that_cannot_run_together(path, value, sentence):
+    config = change(path, value)
+    check, settings = {
+        "attention": (check_toy_problems, config["attention"]["toy_problems"]),
+        "reasoning": (check_reasoning, config["reasoning"]),
+    }[path.split(".")[0]]
+    with pytest.raises(SettingsError, match=sentence):
+        check(settings)
+
+
+def test_toy_and_reasoning_settings_as_shipped():
+    check_toy_problems(CONFIG["attention"]["toy_problems"])
+    check_reasoning(CONFIG["reasoning"])
+
+
 def test_a_size_overlays_the_common_training_settings_and_a_model_set_to_null_is_left_out():
     sizes = resolve_language(change("language.models.small", None)["language"])
     assert sizes["deep"]["layers"] == 6
     assert sizes["deep"]["hidden_size"] == sizes["default"]["hidden_size"] == CONFIG["language"]["training"]["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("finetuning.models.huge", {"tasks": ["work", "age"], "controls": False}, r"finetuning\.models\.huge"),
+        ("finetuning.models.small.tasks", ["work", "sst2"], r"finetuning\.models\.small.*sst2"),
+        ("finetuning.sampling.demonstrations", 101, r"a cell needs twice 101 from a pool of 200"),
+        ("finetuning.momentum.mixture.facts", 0.5, r"momentum\.mixture: classification, facts, numbers, plain add up to 1\.15"),
+    ],
+)
+def test_finetuning_settings_that_cannot_run_together(path, value, sentence):
+    changed = change(path, value)
+    with pytest.raises(SettingsError, match=sentence):
+        resolve_finetuning(changed["finetuning"], changed["language"])
+
+
+def test_momentum_overlays_the_training_and_the_corpus_of_embedded_models():
+    resolved, own = resolve_finetuning(CONFIG["finetuning"], CONFIG["language"])["momentum"], CONFIG["finetuning"]["momentum"]
+    assert resolved["training"] == CONFIG["language"]["training"] | own["training"]
+    assert resolved["mixture"] == CONFIG["language"]["corpus"]["mixture"] | own["mixture"]
 
 
 def test_a_figure_set_to_null_is_left_out():
@@ -188,6 +246,47 @@ def test_the_readme_explains_every_key_of_the_schema_and_no_other():
     explained = {key for cell in table for key in re.findall(r"`([^`]+)`", cell)}
     definitions = [SCHEMA["$defs"][name] for name in ("training", "pretraining", "mixture", "measurement")]
     assert explained == {*keys(SCHEMA), *(key for definition in definitions for key in definition["properties"])}
+
+
+def attention(config):
+    return resolve_attention(config["attention"], resolve_regression(config["regression"]), config["language"])
+
+
+def test_the_shipped_attention_study_is_fine():
+    layers = attention(CONFIG)["layers"]
+    assert set(layers) == {"linear", "softmax"}
+    assert layers["softmax"]["best_of"] == CONFIG["attention"]["layers"]["attentions"]["softmax"]["best_of"]
+    assert layers["linear"]["steps"] == layers["softmax"]["steps"] == CONFIG["attention"]["layers"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("readings.variants", ["softmax_9"], r"readings\.variants: there is no variant 'softmax_9' in regression\.variants"),
+        (
+            "readings.variants",
+            ["one_layer"],
+            r"readings\.variants: variant 'one_layer' is not one layer of softmax attention and nothing else",
+        ),
+        (
+            "controls.one_layer",
+            "recurrent_2",
+            r"controls\.one_layer: variant 'recurrent_2' is not one layer of linear attention with one head",
+        ),
+        ("models.other", {"tasks": ["work"]}, r"models\.other: there is no such model in language\.models"),
+        ("models.small.tasks", ["chess"], r"models\.small: the model has no task 'chess'; its tasks are .*work"),
+        ("models", {"small": None}, r"models: no model of language\.models is left to scan"),
+        ("checkpoints.small", {"path": "x"}, r"checkpoints\.small: a model of this name stands in attention\.models"),
+        ("mixture.symbols", 11, r"mixture\.symbols: 11 states do not fit in 10 entries"),
+        ("mixture.period", 11, r"mixture\.period: 11 vectors do not repeat within 10 pairs"),
+        ("layers.shares", [1.0, 0.5], r"layers\.shares: \[1\.0, 0\.5\] do not fall from 1 to 0"),
+        ("layers.shares", [0.0, 1.0], r"layers\.shares: \[0\.0, 1\.0\] do not fall"),
+        ("layers.attentions.linear.best_of", 2, r"layers\.attentions\.linear\.best_of: 2 starts are fewer than the 3 seeds"),
+    ],
+)
+def test_attention_settings_that_do_not_go_together(path, value, sentence):
+    with pytest.raises(SettingsError, match=f"^configuration: attention\\.{sentence}"):
+        attention(change(f"attention.{path}", value))
 
 
 def lenses(config):
@@ -213,7 +312,11 @@ def test_lenses_are_fitted_to_the_studys_own_models_and_to_named_ones():
     [
         ("bodies.heads", 3, r"bodies: hidden_size 32 does not divide into 3 heads of an even size"),
         ("models.other", {"seeds": 3, "length": 64}, r"models\.other: there is no such model in language\.models"),
-        ("predictive_coding.models", ["deep", "other"], r"predictive_coding\.models: 'other' is not one of untied, .*deep; probes need"),
+        (
+            "predictive_coding.models",
+            ["deep", "other"],
+            r"predictive_coding\.models: 'other' is not one of untied, .*deep; probes need",
+        ),
     ],
 )
 def test_lens_settings_that_do_not_go_together(path, value, sentence):

@@ -22,10 +22,16 @@ def planned(output):
 
 
 @pytest.mark.parametrize(
-    ("scale", "variants", "probed", "rolled_out", "figures", "waves", "embedded", "models"),
-    [("config", 31, 11, 2, 20, 2, 3, 3), ("smoke", 13, 3, 1, 14, 1, 2, 2), ("paper", 35, 11, 2, 20, 2, 3, 6)],
+    ("scale", "variants", "probed", "rolled_out", "figures", "waves", "embedded", "models", "tuned", "audited"),
+    [
+        ("config", 31, 11, 2, 20, 2, 3, 3, 3, 1),
+        ("smoke", 13, 3, 1, 14, 1, 2, 2, 2, 1),
+        ("paper", 35, 11, 2, 20, 2, 3, 9, 9, 7),
+    ],
 )
-def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled_out, figures, waves, embedded, models):
+def test_dry_run_of_every_configuration(
+    project, scale, variants, probed, rolled_out, figures, waves, embedded, models, tuned, audited
+):
     overlay = [] if scale == "config" else ["--configfile", f"config/{scale}.yaml"]
     assert planned(project.snakemake("--dry-run", "--cores", "2", *overlay)) == {
         "all": 1,
@@ -46,6 +52,31 @@ def test_dry_run_of_every_configuration(project, scale, variants, probed, rolled
         "plot_language": models,
         "plot_language_sizes": 1,
         "plot_language_pretraining": 1,
+        "probe_finetuning": tuned,
+        "probe_finetuning_inside": audited,
+        "probe_finetuning_explicit": 1,
+        "train_finetuning_momentum": 5,
+        "compare_finetuning": tuned,
+        "compare_finetuning_momentum": 1,
+        "plot_finetuning": audited,
+        "plot_finetuning_sizes": 1,
+        "plot_finetuning_momentum": 1,
+        "probe_attention_duality": 1,
+        "probe_attention_softmax": 1,
+        "probe_attention_controls": 1,
+        "probe_attention_heads": models,
+        "train_attention_layers": 2,
+        "compare_attention": 1,
+        "plot_attention": 1,
+        "train_attention_toy_problems": 4,
+        "compare_attention_toy_problems": 1,
+        "plot_attention_toy_problems": 1,
+        "train_reasoning_knapsack": 2,
+        "train_reasoning_logic": 1,
+        "probe_reasoning_knapsack": 1,
+        "probe_reasoning_logic": 1,
+        "compare_reasoning": 1,
+        "plot_reasoning": 1,
         "prepare_config": 1,
         "judge_claims": 1,
         "render_page": 1,
@@ -82,6 +113,9 @@ def test_more_seeds_for_one_variant_rerun_what_depends_on_it(smoke):
         "train_regression": 1,
         "compare_regression": 1,
         "plot_regression": 1,
+        "probe_attention_softmax": 1,  # which reads its head
+        "compare_attention": 1,
+        "plot_attention": 1,
         "judge_claims": 1,
         "prepare_config": 1,
         "render_page": 1,
@@ -122,6 +156,9 @@ def test_how_a_job_is_recorded_is_no_reason_to_train_again(smoke):
         ("language/corpus.py", {"train_language_model", "probe_language"}),
         ("language/accuracy.py", {"probe_language"}),
         ("language/statistics.py", {"compare_language"}),
+        ("finetuning/audit.py", {"probe_finetuning", "probe_finetuning_inside"}),
+        ("finetuning/momentum.py", {"train_finetuning_momentum"}),
+        ("finetuning/statistics.py", {"compare_finetuning"}),
         ("claims.py", {"judge_claims"}),
         ("page.html.j2", {"render_page"}),
     ],

@@ -1,4 +1,4 @@
-"""A real checkpoint from a folder, with real data from a folder, through the rules of the language study."""
+"""A real checkpoint from a folder, with real data from a folder, through the rules of the language study and of the audit."""
 
 import os
 from pathlib import Path
@@ -27,6 +27,8 @@ def test_a_real_checkpoint_without_in_context_learning_fails_the_gate(tmp_path):
         "--",
         "results/folder/language/figures/folder.svg",
         "results/folder/language/folder/statistics.csv",
+        "results/folder/finetuning/folder/statistics.csv",
+        "results/folder/finetuning/figures/folder_controls.svg",
         ACTIVATION_DESCENT_MODEL=str(MODEL),
         ACTIVATION_DESCENT_DATA=str(DATA),
     )
@@ -43,3 +45,12 @@ def test_a_real_checkpoint_without_in_context_learning_fails_the_gate(tmp_path):
         assert means[0] == pytest.approx(0.63, abs=0.12)
         assert means[4] == pytest.approx(0.55, abs=0.12)
         assert not passed["sst2"]
+    audited = records.read(project.folder / "results/folder/finetuning/folder/statistics.csv")
+    means = audited.groupby("metric")["value"].mean()
+    assert set(audited["task"].unique()) == {"sst2", "subj", "sst5", "all"}
+    assert means["exact_gain"] == pytest.approx(1, abs=0.01)
+    assert abs(means["gaussian_similarity"]) < 0.05
+    assert means["gate_passed"] == 0
+    assert (
+        means["published_over_random"] > means["published_over_floor"]
+    )  # random updates are below what normalisation alone gives

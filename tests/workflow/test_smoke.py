@@ -28,6 +28,7 @@ VARIANTS = {
     *("map_ridge", "classic_slot", "sine_layer", "sine_descent"),
 }
 SIZES = {"default", "deep"}
+ATTENTIONS = {"vanilla", "moving_average", "momentum", "convolution", "recency_bias"}
 
 
 def test_every_claim_is_judged(smoke):
@@ -35,11 +36,21 @@ def test_every_claim_is_judged(smoke):
     wanted = [claim["id"] for claim in yaml.safe_load((smoke.folder / "config/claims.yaml").read_text())["claims"]]
     assert tuple(table) == claims.COLUMNS
     assert table["id"].tolist() == wanted
-    assert (table["verdict"] == "inconclusive").all()  # two seeds judge nothing
-    run = table["statistic"].str.extract(r"\((\w+)\)")[0].isin(VARIANTS | SIZES | {"learners", "updates", "ladder", "sine"})
-    assert (table["n"][run] == 2).all()
-    assert (table["n"][~run] == 0).all()  # variants that the smoke run leaves out
-    assert table["value"][run].notna().all()
+    run = (
+        table["statistic"]
+        .str.extract(r"\((\w+)\)")[0]
+        .isin(VARIANTS | SIZES | ATTENTIONS | {"learners", "updates", "ladder", "sine"})
+    )
+    trained = table["study"].isin(["regression", "language"])
+    tuned = table["study"] == "finetuning"  # two tasks have two draws each
+    later = ~trained & ~tuned
+    assert (table["verdict"][~later] == "inconclusive").all()  # two seeds judge nothing, and no model has learned in context
+    assert (table["n"][run & trained] == 2).all()
+    assert (table["n"][later] > 0).mean() > 0.9  # two softmax heads are not trained, and no head may stand out
+    assert table["n"][run & tuned].between(0, 4).all()
+    assert (table["n"][run & tuned] > 0).mean() > 0.9  # where nothing was corrected, there is no share of corrections
+    assert (table["n"][~run & ~later] == 0).all()  # variants that the smoke run leaves out
+    assert table["value"][run & (table["n"] > 0)].notna().all()
     assert run.sum() > 20
     figures = yaml.safe_load((smoke.folder / "config/smoke.yaml").read_text())["regression"]["figures"]
     for figure in table["figure"][run].map(Path):
@@ -52,7 +63,11 @@ def test_records_keep_the_contract(smoke):
     assert len(paths) == 2 * 11 + 2 * 3 + 2 + 1 + 2 + 2 + 2 + 2
     language = sorted(smoke.folder.glob("results/smoke/language/**/*.csv"))
     assert len(language) == (4 + 1) * len(SIZES)
-    for path in (*paths, *language):
+    tuned = sorted(smoke.folder.glob("results/smoke/finetuning/**/*.csv"))
+    assert len(tuned) == 3 * len(SIZES) + 1 + len(ATTENTIONS) + 2
+    later = [path for study in ("attention", "reasoning") for path in smoke.folder.glob(f"results/smoke/{study}/**/*.csv")]
+    assert len(later) > 15
+    for path in (*paths, *language, *tuned, *later):
         records.read(path)
 
 
@@ -69,11 +84,16 @@ def test_nothing_half_written_is_left(smoke):
     assert not [name for name in names if name.endswith((".partial", ".lock")) or name.startswith("checkpoint")]
 
 
-def test_wandb_runs_are_readable_one_for_each_training_job(smoke):
+def test_wandb_runs_are_readable_one_for_each_job(smoke):
     folders = sorted((smoke.folder / "results/smoke/wandb").glob("offline-run-*"))
     identities = {folder.name.split("-", 3)[-1] for folder in folders}
     trained = {f"train_regression-{variant}" for variant in VARIANTS} | {"train_regression_learners-learners"}
-    assert identities == trained | {f"train_language_model-{size}" for size in SIZES}
+    trained |= {f"train_language_model-{size}" for size in SIZES}
+    trained |= {f"train_finetuning_momentum-{attention}" for attention in ATTENTIONS}
+    trained |= {f"train_attention_layers-{attention}" for attention in ("linear", "softmax")}
+    trained |= {f"train_attention_toy_problems-{problem}" for problem in ("recall", "induction", "copying", "regression")}
+    trained |= {"train_reasoning_knapsack-encoder", "train_reasoning_knapsack-perceptron", "train_reasoning_logic-logic"}
+    assert identities == trained | {f"probe_finetuning-{size}" for size in SIZES} | {"probe_finetuning_inside-default"}
     folder = next(folder for folder in folders if folder.name.endswith("train_regression-one_layer"))
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
     summary = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -108,6 +128,15 @@ def test_an_embedded_model_and_what_is_measured_on_it_are_the_same_bytes_again(s
     assert smoke.bytes(*patterns) == before
 
 
+def test_the_audit_is_the_same_bytes_again(smoke):
+    patterns = ["results/smoke/finetuning/default/*.csv", "results/smoke/finetuning/figures/default_*.svg"]
+    before = smoke.bytes(*patterns)
+    assert len(before) == 4 + 6
+    files = [f"results/smoke/finetuning/default/{table}.csv" for table in ("audit", "inside")]
+    smoke.snakemake(*SMOKE, "--forcerun", *files)
+    assert smoke.bytes(*patterns) == before
+
+
 def test_report(smoke):
     smoke.snakemake(*SMOKE, "--report", "report.html")
     text = (smoke.folder / "report.html").read_text()
@@ -122,6 +151,14 @@ def test_benchmark(smoke):
     assert set(table["metric"]) == {"data_time", "update_time", "step_time", "peak_memory"}
     assert (table["value"] > 0).all()
     assert set(table["variant"]) == VARIANTS
+
+
+def test_benchmark_of_the_audit(smoke):
+    output = "results/benchmark/finetuning.csv"
+    smoke.snakemake(output, "--cores", "1", "--configfile", "config/smoke.yaml")
+    values = records.read(smoke.folder / output).set_index(["variant", "metric"])["value"]
+    assert set(values.index) == {("default", metric) for metric in ("core_time", "control_time", "peak_memory")}
+    assert values["default", "control_time"] > values["default", "core_time"] > 0
 
 
 def test_benchmark_of_the_language_models(smoke):

@@ -118,9 +118,7 @@ def check(claims: Sequence[Mapping[str, Any]], variants: Mapping[str, Sequence[s
             )
         for key, reference in [("statistic", claim["statistic"]), *(("gate", gate) for gate in claim["gate"])]:
             if reference["metric"] not in METRICS:
-                raise SettingsError(
-                    f"claim {name}: {key} names the metric {reference['metric']}, which records does not declare"
-                )
+                raise SettingsError(f"claim {name}: {key} names the metric {reference['metric']}, which records does not declare")
             known = variants.get(claim["study"], ())
             if reference["variant"] not in known:
                 raise SettingsError(

@@ -2,7 +2,16 @@ import yaml
 
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
-from activation_descent.settings import check_schema, resolve_finetuning, resolve_language, resolve_lens, resolve_regression
+from activation_descent.settings import (
+    check_reasoning,
+    check_schema,
+    check_toy_problems,
+    resolve_attention,
+    resolve_finetuning,
+    resolve_language,
+    resolve_lens,
+    resolve_regression,
+)
 
 
 def read_yaml(path):
@@ -39,6 +48,9 @@ def checked_settings():
         variants = resolve_regression(config["regression"])
         sizes = resolve_language(config["language"])
         finetuning = resolve_finetuning(config["finetuning"], config["language"])
+        attention = resolve_attention(config["attention"], variants, config["language"])
+        check_toy_problems(config["attention"]["toy_problems"])
+        check_reasoning(config["reasoning"])
         lenses = resolve_lens(config["lens"], config["language"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
@@ -51,18 +63,44 @@ def checked_settings():
             "regression": [*compared, *SUBJECTS],
             "language": list(config["language"]["models"]),
             "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
+            "attention": [
+                *ATTENTION_SUBJECTS,
+                *compared,
+                *config["attention"]["models"],
+                *MECHANISMS,
+            ],
+            "reasoning": SOLVERS,
             "lens": [*lenses, *config["lens"]["models"], *LENS_CONTROLS],
         }
         check_claims(document["claims"], known)
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, sizes, finetuning, lenses, document["claims"]
+    return variants, sizes, finetuning, attention, lenses, document["claims"]
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
 SUBJECTS = ["learners", "updates", *config["regression"]["figures"]]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
+# What the attention study has besides models: the dual form, statements about softmax, layers on mixtures, controls, all models together
+ATTENTION_SUBJECTS = [
+    "duality",
+    "linear_objective",
+    "first_order",
+    "local_least_squares",
+    "hopfield",
+    "augmented_state",
+    "token_flow",
+    "implicit_update",
+    *[f"{name}_{others}" for name in ("linear", "softmax") for others in ("dynamics", "markov", "copying")],
+    "controls",
+    "language_models",
+]
+# Attention on toy problems, the best of the linear kinds, and no training
+MECHANISMS = ["softmax", "efficient", "performer", "elu", "linear", "latent", "linearised", "untrained"]
+TOY_PROBLEMS = ["recall", "induction", "copying", "regression"]
+# Knapsack, and logic by what a network was trained on
+SOLVERS = ["knapsack", "rule_priority", "label_priority", "construction"]
 # Synthetic streams, image classifiers, and the model whose layers correct errors
 LENS_CONTROLS = [
     "iterative",
@@ -74,7 +112,7 @@ LENS_CONTROLS = [
     "tied_residual",
     "error_correction",
 ]
-VARIANTS, SIZES, FINETUNING, LENSES, CLAIMS = checked_settings()
+VARIANTS, SIZES, FINETUNING, ATTENTION, LENSES, CLAIMS = checked_settings()
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
 # Variants that no figure shows are not run
@@ -211,14 +249,16 @@ ATTENTIONS = FINETUNING["momentum"]["attentions"]
 def finetuning_figures():
     """Figures of the study."""
     audited = collect(
-        "<run>/finetuning/figures/{name}_{figure}.svg", name=AUDITED, figure=["controls", "answers", "layers", "inside"]
+        "<run>/finetuning/figures/{name}_{figure}.svg",
+        name=AUDITED,
+        figure=["controls", "answers", "layers", "pairs", "inside", "contrasts"],
     )
     return [*audited, *collect("<run>/finetuning/figures/{name}.svg", name=["sizes", "momentum"])]
 
 
 def finetuning_records():
     """All tables of records of the study, and which of them claims may read."""
-    tuned = collect("<run>/finetuning/{variant}/{table}.csv", variant=FINE_TUNED, table=["audit", "statistics"])
+    tuned = collect("<run>/finetuning/{variant}/{table}.csv", variant=FINE_TUNED, table=["audit", "statistics", "significance"])
     inside = collect("<run>/finetuning/{variant}/inside.csv", variant=AUDITED)
     momentum = collect("<run>/finetuning/momentum/{attention}.csv", attention=ATTENTIONS)
     alone = ["<run>/finetuning/explicit_statistics.csv", "<run>/finetuning/momentum_statistics.csv"]
@@ -238,6 +278,81 @@ def finetuning_costs():
     alone = ["probe_finetuning_explicit", "compare_finetuning_momentum", "plot_finetuning_sizes", "plot_finetuning_momentum"]
     named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
     return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+# Networks of the regression study that are read again; language models and files whose heads are scanned
+READ_LAYERS, CONTROL_LAYER = ATTENTION["readings"]["variants"], ATTENTION["controls"]["one_layer"]
+LAYERS = list(ATTENTION["layers"])
+SCANNED = {name: model for name, model in ATTENTION["models"].items() if model and name in MODELS}
+CHECKPOINTS = {name: checkpoint for name, checkpoint in ATTENTION["checkpoints"].items() if checkpoint}
+
+
+def attention_figures():
+    """Figures of the study."""
+    return collect("<run>/attention/figures/{name}.svg", name=["duality", "softmax", "layers", "heads"])
+
+
+def attention_records():
+    """All tables of records of the study, and which of them claims may read."""
+    layers = collect("<run>/attention/layers/{attention}.csv", attention=LAYERS)
+    heads = collect("<run>/attention/heads/{variant}.csv", variant=SCANNED)
+    checkpoints = collect("<run>/attention/checkpoints/{variant}.csv", variant=CHECKPOINTS)
+    judged = collect("<run>/attention/{table}.csv", table=["duality", "identities", "controls", "statistics"])
+    return ["<run>/attention/readings.csv", *layers, *heads, *checkpoints, *judged], judged
+
+
+def attention_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {
+        "train_attention_layers": LAYERS,
+        "probe_attention_heads": SCANNED,
+        "probe_attention_checkpoint": CHECKPOINTS,
+    }
+    alone = [
+        "probe_attention_duality",
+        "probe_attention_softmax",
+        "probe_attention_controls",
+        "compare_attention",
+        "plot_attention",
+    ]
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
+def toy_problem_records():
+    """All tables of records of the study, and which of them claims may read."""
+    toys = collect("<run>/attention/toy_problems/{problem}.csv", problem=TOY_PROBLEMS)
+    return [*toys, "<run>/attention/approximations.csv", *(judged := ["<run>/attention/toy_statistics.csv"])], judged
+
+
+def toy_problem_figures():
+    """Figures of the study."""
+    return ["<run>/attention/figures/toy_problems.svg"]
+
+
+def toy_problem_costs():
+    """Benchmark files of the study's jobs."""
+    toys = collect("<run_benchmarks>/train_attention_toy_problems/{problem}.tsv", problem=TOY_PROBLEMS)
+    alone = ["compare_attention_toy_problems", "plot_attention_toy_problems"]
+    return [*toys, *(f"<run_benchmarks>/{rule}.tsv" for rule in alone)]
+
+
+def reasoning_records():
+    """All tables of records of the study, and which of them claims may read."""
+    tables = collect("<run>/reasoning/{table}.csv", table=["knapsack", "table", "logic"])
+    return [*tables, *(judged := ["<run>/reasoning/statistics.csv"])], judged
+
+
+def reasoning_figures():
+    """Figures of the study."""
+    return collect("<run>/reasoning/figures/{figure}.svg", figure=["knapsack", "table", "logic"])
+
+
+def reasoning_costs():
+    """Benchmark files of the study's jobs."""
+    knapsack = collect("<run_benchmarks>/train_reasoning_knapsack/{network}.tsv", network=["encoder", "perceptron"])
+    alone = ["train_reasoning_logic", "probe_reasoning_knapsack", "probe_reasoning_logic", "compare_reasoning", "plot_reasoning"]
+    return [*knapsack, *(f"<run_benchmarks>/{rule}.tsv" for rule in alone)]
 
 
 # The lens study's own models, trained here, and the subjects that are asked whether they are predictive coding

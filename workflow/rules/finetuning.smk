@@ -20,6 +20,7 @@ rule probe_finetuning:
         sampling=config["finetuning"]["sampling"],
         effort=config["finetuning"]["effort"],
         controls=lambda wildcards: wildcards.variant in AUDITED,
+        runs=subpath(output[0], ancestor=3),
     message:
         "Fine-tune a language model on its demonstrations, with controls: {wildcards.variant}"
     script:
@@ -48,6 +49,7 @@ rule probe_finetuning_inside:
         sampling=config["finetuning"]["sampling"],
         rates=config["finetuning"]["effort"]["rates"],
         inside=config["finetuning"]["inside"],
+        runs=subpath(output[0], ancestor=3),
     message:
         "Look inside the in-context learning of a language model: {wildcards.variant}"
     script:
@@ -90,7 +92,6 @@ rule train_finetuning_momentum:
         code=code("train_finetuning_momentum"),
         seed=config["seed"],
         momentum=FINETUNING["momentum"],
-        mixture=config["language"]["corpus"]["mixture"],
         runs=subpath(output[0], ancestor=3),
     message:
         "Train language models with another attention: {wildcards.attention}"
@@ -103,7 +104,8 @@ rule compare_finetuning:
         audit=rules.probe_finetuning.output.audit,
         inside=lambda wildcards: rules.probe_finetuning_inside.output if wildcards.variant in AUDITED else [],
     output:
-        "<run>/finetuning/{variant}/statistics.csv",
+        statistics="<run>/finetuning/{variant}/statistics.csv",
+        significance="<run>/finetuning/{variant}/significance.csv",
     log:
         "<run_logs>/compare_finetuning/{variant}.log",
     benchmark:
@@ -145,6 +147,8 @@ rule plot_finetuning:
     input:
         audit=rules.probe_finetuning.output.audit,
         inside=rules.probe_finetuning_inside.output,
+        statistics=rules.compare_finetuning.output.statistics,
+        significance=rules.compare_finetuning.output.significance,
     output:
         controls=report(
             "<run>/finetuning/figures/{variant}_controls.svg",
@@ -164,11 +168,23 @@ rule plot_finetuning:
             category="finetuning",
             labels={"variant": "{variant}", "figure": "answers"},
         ),
+        pairs=report(
+            "<run>/finetuning/figures/{variant}_pairs.svg",
+            caption="../report/finetuning.rst",
+            category="finetuning",
+            labels={"variant": "{variant}", "figure": "pairs"},
+        ),
         inside=report(
             "<run>/finetuning/figures/{variant}_inside.svg",
             caption="../report/finetuning.rst",
             category="finetuning",
             labels={"variant": "{variant}", "figure": "inside"},
+        ),
+        contrasts=report(
+            "<run>/finetuning/figures/{variant}_contrasts.svg",
+            caption="../report/finetuning.rst",
+            category="finetuning",
+            labels={"variant": "{variant}", "figure": "contrasts"},
         ),
     log:
         "<run_logs>/plot_finetuning/{variant}.log",
@@ -236,3 +252,28 @@ rule plot_finetuning_momentum:
         "Draw kinds of attention and the positive control"
     script:
         "../scripts/plot_finetuning_momentum.py"
+
+
+rule benchmark_finetuning:
+    input:
+        models=[f"<run>/language/embedded/{EMBEDDED[name]}/model" for name in AUDITED if name in EMBEDDED],
+    output:
+        "<results>/benchmark/finetuning.csv",
+    log:
+        "<logs>/benchmark/finetuning.log",
+    conda:
+        "../../envs/activation-descent.yaml"
+    threads: 1
+    params:
+        code=code("benchmark_finetuning"),
+        seed=config["seed"],
+        models={name: MODELS[name] for name in AUDITED if name in EMBEDDED},
+        tasks={name: FINE_TUNED[name]["tasks"] for name in AUDITED},
+        noise=config["language"]["corpus"]["mixture"]["noise"],
+        pool_size=config["language"]["evaluation"]["pool_size"],
+        sampling=config["finetuning"]["sampling"],
+        effort=config["finetuning"]["effort"],
+    message:
+        "Time the comparison with fine-tuning and its controls"
+    script:
+        "../scripts/benchmark_finetuning.py"

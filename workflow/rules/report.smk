@@ -16,7 +16,15 @@ rule prepare_config:
 
 rule judge_claims:
     input:
-        statistics=[*regression_records()[1], *language_records()[1], *finetuning_records()[1], *lens_records()[1]],
+        statistics=[
+            *regression_records()[1],
+            *language_records()[1],
+            *finetuning_records()[1],
+            *attention_records()[1],
+            *toy_problem_records()[1],
+            *reasoning_records()[1],
+            *lens_records()[1],
+        ],
     output:
         report(
             "<run>/claims.csv",
@@ -47,9 +55,20 @@ rule render_page:
             *collect("<run>/regression/figures/{figure}.svg", figure=FIGURES),
             *language_figures(),
             *finetuning_figures(),
+            *attention_figures(),
+            *toy_problem_figures(),
+            *reasoning_figures(),
             *lens_figures(),
         ],
-        records=[*regression_records()[0], *language_records()[0], *finetuning_records()[0], *lens_records()[0]],
+        records=[
+            *regression_records()[0],
+            *language_records()[0],
+            *finetuning_records()[0],
+            *attention_records()[0],
+            *toy_problem_records()[0],
+            *reasoning_records()[0],
+            *lens_records()[0],
+        ],
         corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
         costs=[
@@ -57,6 +76,9 @@ rule render_page:
             *regression_costs(),
             *language_costs(),
             *finetuning_costs(),
+            *attention_costs(),
+            *toy_problem_costs(),
+            *reasoning_costs(),
             *lens_costs(),
         ],
     output:

@@ -15,7 +15,7 @@ from activation_descent.tracking import Progress, log_to, track
 log_to(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 params, attention = snakemake.params, snakemake.wildcards.attention
-settings, mixture = Pretraining(**params.momentum["training"]), Mixture(**params.mixture)
+settings, mixture = Pretraining(**params.momentum["training"]), Mixture(**params.momentum["mixture"])
 world = load_world(Path(snakemake.input.world))
 seeds, evaluation = params.momentum["seeds"], momentum.Evaluation(**params.momentum["evaluation"])
 progress = Progress(f"{snakemake.rule} {attention}", settings.steps)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from activation_descent.errors import ModelError
 from activation_descent.finetuning.cells import Sampling, draw_cells
 from activation_descent.language.prompts import Speaker
 from activation_descent.language.tasks import own_tasks
@@ -11,7 +12,7 @@ from tests.unit.language.test_tasks import tiny
 
 WORLD = make_world(0, 0.1)
 TASKS = {task.name: task for task in own_tasks(WORLD, 0.3, 0, 40)}
-SAMPLING = Sampling(demonstrations=6, draws=3, queries=5, tuning_queries=4)
+SAMPLING = Sampling(demonstrations=6, draws=3, queries=5, tuning_queries=4, rate_draws=2)
 
 
 def cells(length=128, names=("work", "travel"), sampling=SAMPLING):
@@ -60,6 +61,11 @@ def test_all_cells_show_what_fits_in_the_fullest_window():
     assert [len(others) for others in drawn.others] == [4] * 6
 
 
+def test_a_window_that_holds_too_few_is_refused():
+    with pytest.raises(ModelError, match=r"2 demonstrations of the task (work|travel) fit in the 26 tokens"):
+        cells(26)
+
+
 def test_what_is_drawn_does_not_depend_on_the_model_or_on_other_tasks():
     alone, together = cells(names=("travel",)), cells()
     assert alone.shown == together.shown[3:]
@@ -68,7 +74,7 @@ def test_what_is_drawn_does_not_depend_on_the_model_or_on_other_tasks():
 
 
 def test_as_many_queries_as_the_smallest_pool_has():
-    drawn = cells(sampling=Sampling(6, 2, 1000, 4))
+    drawn = cells(sampling=Sampling(6, 2, 1000, 4, 1))
     assert drawn.queries.tokens.shape[1] == 40
 
 

@@ -104,7 +104,7 @@ def test_training_is_read_before_each_step(model):
     rows = [[[10, 11, 3], [12, 13, 14, 4]], [[16, 17, 18, 5], [19, 6]]]
     demonstrations, masks = Sequences.of(rows, model.begin), subset(model, "key_value")
     rates = torch.tensor([0.3, -0.2])
-    inputs, queries = read_training(model, demonstrations, masks, rates)
+    training = read_training(model, demonstrations, masks, rates)
     steps = trajectory(model, demonstrations, masks, rates)
     for place, deltas in zip(range(2), steps, strict=False):
         for run in range(2):
@@ -112,10 +112,28 @@ def test_training_is_read_before_each_step(model):
             with torch.no_grad(), shifted(model, take(deltas, slice(run, run + 1))), attention_calls(model) as calls:
                 recording = model.record(tokens)
             for layer in range(model.layers):
-                found = inputs[run, place, : tokens.shape[1], layer]
+                found = training.inputs[run, place, : tokens.shape[1], layer]
                 assert torch.allclose(found, recording.attention_input[layer, 0], atol=1e-4)
-                found = queries[run, place, : tokens.shape[1], layer]
+                found = training.queries[run, place, : tokens.shape[1], layer]
                 assert torch.allclose(found, calls[layer].scale * recording.queries[layer, 0], atol=1e-4)
+
+
+def test_error_signals_and_inputs_are_the_value_projection_s_first_step(model):
+    """The first step of W_V is -rate sum_i dL/dv_i x_i^T: for a single token with a gradient, its length is |e| |x|, by the model's own
+    backward pass."""
+    demonstrations, masks = Sequences.of([[[10, 3]]], []), subset(model, "key_value")
+    rates = torch.tensor([0.3])
+    training = read_training(model, demonstrations, masks, rates)
+    *_, deltas = trajectory(model, demonstrations, masks, rates)
+    for layer in range(model.layers):
+        values = model.projection(layer, "value")
+        name = next(name for name, module in model.network.named_modules() if module is values.module)
+        moved = deltas[f"{name}.weight"][0]
+        moved = (moved.T if values.transposed else moved)[values.rows]
+        # The loss is the label's alone, and looks at the token before it: all gradient is at that token
+        assert training.errors[0, 0, 1, layer] < 1e-7
+        expected = training.errors[0, 0, 0, layer] * training.inputs[0, 0, 0, layer].norm()
+        assert torch.allclose(moved.norm(), expected, rtol=1e-4)
 
 
 def test_loss_and_accuracy_by_hand():

@@ -130,6 +130,31 @@ def test_errors_are_gradients_of_the_chosen_tokens_surprise():
     assert torch.allclose(found.values[1, 0, 3], value / value.norm())
 
 
+def test_a_contrast_is_between_what_two_prompts_have_token_by_token():
+    model, tokens, other = small_gpt2(layers=2), [4, 31, 17, 9, 26, 40], [4, 31, 18, 9, 26, 40]
+    found = mechanisms.signal_contrast(model, torch.tensor(tokens), torch.tensor(other))
+    for part in ("values", "errors"):
+        raw = []
+        for each in (tokens, other):
+            with torch.enable_grad(), attention_calls(model) as calls:
+                logits = model.logits(torch.tensor([each]))[0].log_softmax(-1)
+                surprise = -logits[torch.arange(5), torch.tensor(each[1:])].sum()
+                gradients = torch.autograd.grad(surprise, [call.output for call in calls.values()])
+            raw.append(torch.cat([call.value.detach() for call in calls.values()]) if part == "values" else -torch.cat(gradients))
+        apart = (raw[0] - raw[1]).double()
+        expected = apart / apart.norm(dim=-1, keepdim=True)
+        given = getattr(found, part)
+        moved = apart.norm(dim=-1) > 1e-4 * raw[0].norm(dim=-1)
+        assert torch.allclose(given[moved], expected[moved], atol=1e-6)
+    # In the first layer a value knows its own token alone; no token before the other one has seen it
+    assert torch.isfinite(found.values[0, :, 2]).all()
+    assert torch.isnan(found.values[0, :, [0, 1, 3, 4, 5]]).all()
+    assert torch.isnan(found.values[1, :, :2]).all()
+    assert torch.isfinite(found.values[1, :, 2:]).all()
+    same = mechanisms.signal_contrast(model, torch.tensor(tokens), torch.tensor(tokens))
+    assert torch.isnan(same.alignment).all()
+
+
 def test_a_permutation_test_finds_the_head_whose_values_know_their_errors():
     errors = torch.nn.functional.normalize(draw(2, 3, 40, 6).double(), dim=-1)
     values = torch.nn.functional.normalize(draw(2, 3, 40, 6, seed=1).double(), dim=-1)

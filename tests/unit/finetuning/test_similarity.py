@@ -215,8 +215,6 @@ def test_total_variation_is_one_for_disjoint_attention_and_the_gain_a_share_of_t
     first, second = vectors([50, 0, 0, 0], [0, 50, 0, 0])
     assert similarity.total_variation(first, second, VALID).item() == pytest.approx(1)
     assert similarity.total_variation(first, first + 3, VALID).item() == 0
-    before, after, ceiling = vectors([0.5, 0.5], [0.4, 0.6], [0.3, 0.3])
-    assert torch.allclose(similarity.variation_gain(before, after, ceiling), vectors([0.5, -0.5])[0])
 
 
 # Layers
@@ -238,28 +236,13 @@ def test_diagonal_dominance_by_hand():
         similarity.diagonal_dominance(torch.ones(1, 1))
 
 
-def test_permutations_of_layers_by_enumeration():
-    matrix = normal("matrix", 4, 4) + torch.eye(4, dtype=torch.float64)
-    orders = itertools.permutations(range(4))
-    null = [similarity.diagonal_dominance(matrix[:, list(order)]) for order in orders]
-    expected = np.mean(np.array(null) >= null[0] - 1e-12)
-    assert 1 / 24 < expected < 1
-    assert similarity.diagonal_dominance_p(matrix, stream("p")) == pytest.approx(expected)
-
-
-def test_the_true_order_of_many_layers_is_found():
-    matrix = torch.eye(12, dtype=torch.float64)  # too many orders to try all
-    assert similarity.diagonal_dominance_p(matrix, stream("many"), 500) == pytest.approx(1 / 501)
-    assert similarity.diagonal_dominance_p(torch.ones(12, 12), stream("equal"), 500) == 1
-
-
 # Attention to the demonstrations
 
 
 def test_dual_weights_by_hand():
-    memory, query, errors = vectors([1, 2], [0, -1]), vectors([3, 1])[0], vectors([3, 4], [0, 2])
+    memory, query = vectors([1, 2], [0, -1]), vectors([3, 1])[0]
     assert similarity.dual_weights(memory, query).tolist() == [5, -1]
-    assert similarity.error_weighted(memory, query, errors).tolist() == [25, 2]
+    assert similarity.error_weighted(memory, query, torch.tensor([5.0, 2.0])).tolist() == [25, 2]
     several = similarity.dual_weights(normal("memory", 3, 1, 5, 4), normal("query", 3, 2, 4))
     assert several.shape == (3, 2, 5)
 
@@ -275,7 +258,7 @@ def test_dual_weights_are_what_a_gradient_step_does_to_the_output():
     moved = -0.1 * weight.grad @ query
     weights = similarity.dual_weights(memory, query)
     assert torch.allclose(errors.T @ weights, moved)
-    each = similarity.error_weighted(memory, query, errors)
+    each = similarity.error_weighted(memory, query, errors.norm(dim=1))
     assert torch.allclose(each, (errors * weights[:, None]).norm(dim=1))
 
 

@@ -49,6 +49,10 @@ def test_the_tokenizer_reads_words_as_the_corpus_writes_them(tmp_path):
         assert tokenizer(text(row[1:]))["input_ids"] == row.tolist()  # <bos> comes by itself
 
 
+def test_no_rows_are_a_batch_too():
+    assert CORPUS.rows(rng(), 0, 16).shape == CORPUS.short(rng(), 0, 16).shape == (0, 16)
+
+
 def test_rows_are_deterministic_and_full():
     rows = CORPUS.rows(rng(), 40, 64)
     assert rows.shape == (40, 64)

@@ -5,6 +5,7 @@ layers where no layer is named; attention maps are averaged over heads, too. `co
 in-context learning; "fine_tuned" is the comparison itself.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from activation_descent.finetuning import agreement, similarity
-from activation_descent.finetuning.cells import STUDY, Cells, Row
+from activation_descent.finetuning import STUDY, agreement, similarity
+from activation_descent.finetuning.cells import Cells, Row
 from activation_descent.finetuning.evaluation import POSITIONS, States, accuracy, cross_entropy, label_logits, read_training
 from activation_descent.finetuning.interventions import Effort, Intervention, interventions, other_networks
 from activation_descent.finetuning.patching import margin
@@ -24,8 +25,23 @@ from activation_descent.language.prompts import Speaker
 
 EXPERIMENT = "audit"
 BY_LAYER = ("normalised", "floor", "raw", "partial")
-KENDALL_QUERIES = 10  # of a cell: each costs a rank correlation for every layer, position and kind of weight
+KENDALL_QUERIES = 8  # of a cell: each costs a rank correlation for every layer, position and kind of weight
 KEPT = ("C7", "C11_unrelated", "C11_wrong", "wrong_labels_fine_tuned", "reordered_fine_tuned")
+
+RECOVERY = {  # queries that the model alone gets wrong: right fine-tuned, right in context
+    "recovered_both": (0, 0),
+    "recovered_fine_tuned": (0, 1),
+    "recovered_in_context": (1, 0),
+    "recovered_neither": (1, 1),
+}
+IMPROVING = (
+    "C2",
+    "C3_query_output",
+    "C3_mlp_in",
+    "C3_mlp_out",
+    "C3_biases_norms",
+    "C3_prefix",
+)  # to the same loss by other means
 
 Similarities = dict[str, Float[Tensor, "cell position layer"]]
 
@@ -54,11 +70,12 @@ def control_records(protocol: Protocol, speakers: Sequence[Speaker], effort: Eff
     for done in interventions(protocol, speakers, effort, root):
         yield from rows.of_cells(done.name, answers(done.states, protocol) | done.numbers)
         yield from rows.of_layers(done.name, _compared(done, protocol))
-        if done.name in KEPT:
+        if done.name in (*KEPT, *IMPROVING):
             kept[done.name] = done.states
     yield from rows.of_layers("ceiling_fine_tuned", similarities(tuned, kept["C7"], zero))
     yield from rows.of_layers("reordered_fine_tuned_ceiling", similarities(tuned, kept["reordered_fine_tuned"], zero))
     yield from rows.of_layers("unrelated_zero", _from_unrelated(protocol, kept["C11_unrelated"]))
+    yield from _pairs(protocol, {name: kept[name] for name in IMPROVING}, rows)
     contrast, check = label_contrast(protocol, kept["C11_wrong"], kept["wrong_labels_fine_tuned"])
     yield from rows.of_layers("label_contrast", contrast)
     yield from rows.of_cells("label_contrast", check)
@@ -115,13 +132,19 @@ def answers(states: States, protocol: Protocol) -> dict[str, Float[Tensor, " cel
         "recovered": agreement.recovered,
         "recovered_by_chance": agreement.recovered_by_chance,
         "recovery_phi": agreement.phi,
+        **{name: lambda table, place=place: float(table[place]) for name, place in RECOVERY.items()},
     }
+    logits = [[*states.logits.double().numpy()] for states in (protocol.in_context, states, protocol.zero)]
     margins = torch.stack([margin(logits, own) for logits, own in zip(states.logits, truth, strict=True)])
     return {
         "accuracy": accuracy(states.logits, truth),
         "cross_entropy": cross_entropy(states.logits, truth),
         "margin": margins.mean(1),
         **{metric: torch.tensor([measure(table) for table in tables]) for metric, measure in recovery.items()},
+        "error_consistency": torch.tensor(
+            [agreement.error_consistency(*cell) for cell in zip(right["own"], right["shown"], strict=True)]
+        ),
+        "logit_agreement": torch.tensor([agreement.logit_agreement(*cell) for cell in zip(*logits, strict=True)]),
     }
 
 
@@ -204,6 +227,16 @@ def random_baselines(protocol: Protocol, root: int) -> Similarities:
     }
 
 
+def _pairs(protocol: Protocol, others: Mapping[str, States], rows: "Rows") -> Iterator[Row]:
+    """How alike any two of the changes are that improve as much: in context, fine-tuned, and by every other means."""
+    every = {"in_context": protocol.in_context, "fine_tuned": protocol.fine_tuned, **others}
+    updates = {name: (states.outputs - protocol.zero.outputs)[:, :, 0] for name, states in every.items()}
+    for first, second in itertools.combinations(updates, 2):
+        alike = similarity.cosine(updates[first], updates[second]).nanmean((1, 2))
+        for row in rows.of_cells(first, {"pair_similarity": alike}):
+            yield row | {"reference": second}
+
+
 def _dominance(protocol: Protocol) -> dict[str, Float[Tensor, " cell"]]:
     if protocol.cells.model.layers < 2:
         return {}
@@ -249,24 +282,28 @@ def kendall(protocol: Protocol, root: int) -> Similarities:
     kendall             Dai et al.'s: attention logits summed over heads against products of scaled queries
     kendall_random      theirs against U[0, 1)
     kendall_inputs      against products of the inputs of the updated layers, which are what the dual form has
-    kendall_mismatched  the same with another query's weights
+    kendall_errors      the same, each times its error signal of the values: what a token moves
+    kendall_mismatched  as kendall_inputs, with another query's weights
     """
     cells, demonstrations = protocol.cells, protocol.demonstrations
-    inputs, queries = read_training(cells.model, demonstrations, protocol.masks, protocol.rates)
+    training = read_training(cells.model, demonstrations, protocol.masks, protocol.rates)
     taken, places, valid = _shown_tokens(protocol)
     seen = slice(KENDALL_QUERIES)
-    found: dict[str, list[Tensor]] = {name: [] for name in ("kendall", "kendall_random", "kendall_inputs", "kendall_mismatched")}
+    names = ("kendall", "kendall_random", "kendall_inputs", "kendall_errors", "kendall_mismatched")
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
     for cell, rng in enumerate(cells.rngs(root, "kendall")):
         place, kept = places[cell], valid[cell]
         attention = protocol.in_context.prompt_scores[cell, seen][..., place]  # query position layer token
         # token layer feature -> layer token feature
-        memories = [part[cell].flatten(0, 1)[taken[cell]].transpose(0, 1) for part in (queries, inputs)]
+        memories = [part[cell].flatten(0, 1)[taken[cell]].transpose(0, 1) for part in (training.queries, training.inputs)]
+        errors = training.errors[cell].flatten(0, 1)[taken[cell]].T  # layer token
         asked = [part[cell, seen] for part in (protocol.fine_tuned.queries, protocol.fine_tuned.inputs)]
         published, dual = (similarity.dual_weights(memory, query) for memory, query in zip(memories, asked, strict=True))
         weights = {
             "kendall": published,
             "kendall_random": torch.from_numpy(rng.random(published.shape)),
             "kendall_inputs": dual,
+            "kendall_errors": similarity.error_weighted(memories[1], asked[1], errors),
             "kendall_mismatched": dual.roll(1, dims=0),
         }
         for name, weight in weights.items():

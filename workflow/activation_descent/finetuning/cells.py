@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from activation_descent.errors import ModelError
+from activation_descent.finetuning import STUDY
 from activation_descent.finetuning.controls import demonstration_rows
 from activation_descent.finetuning.copies import Sequences
 from activation_descent.finetuning.matching import Tuning
@@ -21,9 +23,8 @@ from activation_descent.language.prompts import Speaker
 from activation_descent.language.tasks import Example
 from activation_descent.seeding import generator
 
-STUDY = "finetuning"
-
 Row = dict[str, Any]
+FEWEST = 3  # demonstrations of a cell: one whose influence is measured, and two fillers
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Sampling:
         demonstrations: at most; fewer where the context window holds fewer, and then as many in all cells of a group.
         draws: of each task.
         queries, tuning_queries: of each cell, to evaluate and to tune on.
+        rate_draws: of each task, on whose tuning queries its rates are chosen.
     """
 
     demonstrations: int
     draws: int
     queries: int
     tuning_queries: int
+    rate_draws: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Cells:
         queries, truth: evaluation queries, each behind the begin token, and the place of their label among `labels`.
         labels: tokens of the label words.
         tuning: queries to tune on.
+        rate_draws: draws of each task that have a say in its rates.
     """
 
     model: LanguageModel
@@ -63,6 +67,7 @@ class Cells:
     truth: Int[Tensor, "cell query"]
     labels: Int[Tensor, "cell label"]
     tuning: Tuning
+    rate_draws: int
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -75,6 +80,14 @@ class Cells:
     def task_numbers(self) -> Int[Tensor, " cell"]:
         names = sorted(set(self.tasks))
         return torch.tensor([names.index(name) for name in self.tasks])
+
+    def runs(self, cell: int) -> "Cells":
+        """One cell alone."""
+        one = slice(cell, cell + 1)
+        lists = (part[one] for part in (self.speakers, self.draws, self.shown, self.others))
+        return Cells(
+            self.model, *lists, self.queries.runs(one), self.truth[one], self.labels[one], self.tuning.runs(one), self.rate_draws
+        )
 
     def rngs(self, root: int, purpose: str) -> list[np.random.Generator]:
         """A stream of each cell."""
@@ -99,7 +112,11 @@ class Cells:
 
 
 def draw_cells(speakers: Sequence[Speaker], sampling: Sampling, root: int) -> Iterator[Cells]:
-    """Cells in groups of equally many classes. What is drawn does not depend on the model, but for what its window holds."""
+    """Cells in groups of equally many classes. What is drawn does not depend on the model, but for what its window holds.
+
+    Raises:
+        ModelError: if the window holds fewer than `FEWEST` demonstrations of a task.
+    """
     for classes in sorted({len(speaker.labels) for speaker in speakers}):
         group = [speaker for speaker in speakers if len(speaker.labels) == classes]
         yield _group([(speaker, draw) for speaker in group for draw in range(sampling.draws)], sampling, root)
@@ -126,7 +143,13 @@ def _group(pairs: Sequence[tuple[Speaker, int]], sampling: Sampling, root: int) 
     fits = []
     for examples in (shown, others):
         for speaker, cell, tokens, queries in zip(speakers, examples, own_labels(speakers, examples), asked, strict=True):
-            fits.append(speaker.prompt(cell, tokens, max(map(len, speaker.queries(queries)[0])) + 1).used)
+            used = speaker.prompt(cell, tokens, max(map(len, speaker.queries(queries)[0])) + 1).used
+            if used < FEWEST:
+                raise ModelError(
+                    f"finetuning: {used} demonstrations of the task {speaker.task.name} fit in the {model.context_length} tokens that "
+                    f"{model.name} reads, and {FEWEST} are needed; leave the task out of finetuning.models"
+                )
+            fits.append(used)
     shown, others = ([cell[: min(fits)] for cell in part] for part in (shown, others))
     labels = torch.tensor([speaker.labels for speaker in speakers])
     rows = [
@@ -135,4 +158,5 @@ def _group(pairs: Sequence[tuple[Speaker, int]], sampling: Sampling, root: int) 
     ]
     truth, tuned_truth = (torch.tensor([[each.label for each in cell] for cell in part]) for part in (asked, tuned))
     tuning = Tuning(rows[1], labels, tuned_truth)
-    return Cells(model, speakers, [draw for _, draw in pairs], shown, others, rows[0], truth, labels, tuning)
+    draws = [draw for _, draw in pairs]
+    return Cells(model, speakers, draws, shown, others, rows[0], truth, labels, tuning, sampling.rate_draws)

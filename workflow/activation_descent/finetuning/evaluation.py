@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from activation_descent.finetuning.attention import attention_calls
 from activation_descent.finetuning.copies import Deltas, Masks, Sequences, shifted, take
-from activation_descent.finetuning.descent import PUBLISHED, Recipe, trajectory
+from activation_descent.finetuning.descent import PUBLISHED, Recipe, row_losses, trajectory
 from activation_descent.language.models import LanguageModel, Prefix
 
 POSITIONS = ("query", "dai")
@@ -109,6 +109,21 @@ def read_states(
     return States(**_over_runs(model, queries, labels, deltas, prompts, read))
 
 
+@dataclass(frozen=True)
+class Training:
+    """What fine-tuning met at every token of each demonstration, just before it took its step; at padding nothing that means anything.
+
+    Attributes:
+        inputs: what the projections read.
+        queries: scaled, as of `States`.
+        errors: length of the error signal of the value projection, `|-rate dL / d(W_V x)|`.
+    """
+
+    inputs: Float[Tensor, "run demonstration token layer feature"]
+    queries: Float[Tensor, "run demonstration token layer projected"]
+    errors: Float[Tensor, "run demonstration token layer"]
+
+
 def read_training(
     model: LanguageModel,
     demonstrations: Sequences,
@@ -116,28 +131,37 @@ def read_training(
     rates: Float[Tensor, " run"],
     recipe: Recipe = PUBLISHED,
     labels: Int[Tensor, "run label"] | None = None,
-) -> tuple[Float[Tensor, "run demonstration token layer feature"], Float[Tensor, "run demonstration token layer projected"]]:
-    """What the projections read and the scaled queries at every token of each demonstration, just before the sequential descent takes its
-    step (one pass; the training side of Dai et al.'s Kendall correlations, 2022). Arguments as of `descend`.
-
-    Returns:
-        Inputs and queries; whatever stands at padding means nothing.
-    """
+) -> Training:
+    """The training side of Dai et al.'s Kendall correlations (2022), of one pass of sequential descent. Arguments as of `descend`."""
     runs, number, longest = demonstrations.tokens.shape
-    every: list[dict[str, list[Tensor]]] = []
+    every: list[tuple[Tensor, ...]] = []
     for place, deltas in zip(range(number), trajectory(model, demonstrations, masks, rates, recipe, labels), strict=False):
         seen: dict[str, list[Tensor]] = {"inputs": [], "queries": []}
 
         def keep(name: str, tensor: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
             if name in seen:
-                seen[name].append(tensor.reshape(runs, longest, -1))
+                seen[name].append(tensor.detach().reshape(runs, longest, -1))
 
-        with torch.no_grad(), shifted(model, deltas), _watched(model, keep), attention_calls(model) as calls:
-            model.network.base_model(input_ids=demonstrations.tokens[:, place], use_cache=False)
-        seen["queries"] = [calls[layer].scale * queries for layer, queries in enumerate(seen["queries"])]
-        every.append(seen)
-    inputs, queries = (torch.stack([torch.stack(seen[name], dim=2) for seen in every], dim=1) for name in ("inputs", "queries"))
-    return inputs, queries
+        tokens, lengths = demonstrations.tokens[:, place], demonstrations.lengths[:, place]
+        with torch.enable_grad(), shifted(model, deltas), _watched(model, keep), attention_calls(model) as calls:
+            logits = model.network(input_ids=tokens, use_cache=False).logits
+            losses = row_losses(logits, tokens, lengths, demonstrations.context, recipe.loss, labels)
+            gradients = torch.autograd.grad(losses.sum(), [calls[layer].value for layer in range(model.layers)])
+        errors = [
+            _of_projection(model, layer, gradient).norm(dim=2) * rates.abs()[:, None] for layer, gradient in enumerate(gradients)
+        ]
+        queries = [calls[layer].scale * queries for layer, queries in enumerate(seen["queries"])]
+        every.append(tuple(torch.stack(layers, dim=2) for layers in (seen["inputs"], queries, errors)))
+    return Training(*(torch.stack(steps, dim=1) for steps in zip(*every, strict=True)))
+
+
+def _of_projection(
+    model: LanguageModel, layer: int, gradient: Float[Tensor, "run head token feature"]
+) -> Float[Tensor, "run token output"]:
+    """The derivative by what the value projection gives, from that by each head's values; heads that share one add up."""
+    _, heads, _, width = gradient.shape
+    shared = heads * width // len(model.projection(layer, "value").rows)
+    return gradient.unflatten(1, (-1, shared)).sum(2).transpose(1, 2).flatten(2)
 
 
 def cross_entropy(logits: Float[Tensor, "run query label"], truth: Int[Tensor, "run query"]) -> Float[Tensor, " run"]:

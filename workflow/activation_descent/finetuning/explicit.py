@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activation_descent.finetuning import STUDY
 from activation_descent.finetuning.similarity import cosine, odd_part, raw_update
 from activation_descent.seeding import generator
 
-STUDY = "finetuning"
 EXPERIMENT = "explicit_layer"
 
 Row = dict[str, Any]

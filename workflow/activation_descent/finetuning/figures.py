@@ -1,11 +1,12 @@
 """Figures of the fine-tuning audit. Means over tasks of the means over their draws; intervals resample tasks and draws."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from activation_descent.finetuning.significance import CONTRASTS
 from activation_descent.inference import bootstrap_means, mean_over_tasks
 from activation_descent.plotting import SERIES, curve, panels
 
@@ -61,15 +62,6 @@ UPDATES = {
     ("raw", "query"): "without normalisation\n(at the predicting token)",
     ("partial", "query"): "partial cosine\n(at the predicting token)",
 }
-FORMS = {
-    "exact": "exact",
-    "affine_map": "affine map of q",
-    "linear_map": "linear map of q",
-    "constant": "constant",
-    "first_order": "softmax, first order",
-    "linear_attention": "linear attention",
-    "permuted_keys": "the same, keys permuted",
-}
 FOOTER = "Bars: mean over tasks of the mean over draws, with a 95 % interval that resamples tasks and draws; dots: tasks. {scope}"
 
 
@@ -90,7 +82,7 @@ def draw_controls(name: str, audit: pd.DataFrame) -> "Figure":
     for place, (panel, ((metric, position), title)) in enumerate(zip(axes[0], UPDATES.items(), strict=True)):
         rows = audit[(audit["metric"] == metric) & (audit["position"] == position) & audit["layer"].isna()]
         for row, (group, control) in enumerate(reversed(order)):
-            _bar(panel, rows[rows["control"] == control], row, groups[group][0])
+            bar(panel, rows[rows["control"] == control], row, groups[group][0])
         shown = rows.loc[rows["control"] == "fine_tuned", "value"].mean()
         panel.axvline(shown, color="0.4", linewidth=0.8, linestyle=":")
         panel.axvline(0, color="black", linewidth=0.8)
@@ -109,7 +101,7 @@ def draw_controls(name: str, audit: pd.DataFrame) -> "Figure":
     return figure
 
 
-def _bar(axes: "Axes", rows: pd.DataFrame, y: float, colour: str) -> None:
+def bar(axes: "Axes", rows: pd.DataFrame, y: float, colour: str) -> None:
     """Mean and interval of one control, and each task's mean."""
     if not len(rows):
         return
@@ -175,179 +167,102 @@ def draw_answers(name: str, audit: pd.DataFrame) -> "Figure":
         ("C8", "recovered"): "Rec2FTP of calibration alone",
         ("C2", "recovered"): "Rec2FTP of evolution",
     }
+    odds = {
+        "fine_tuned": "fine-tuned, keys and values",
+        "ceiling_in_context": "in context, other demonstrations",
+        "C4": "fine-tuned on another task (C4)",
+        "C5_wrong": "fine-tuned on wrong labels (C5)",
+        "C2": "evolved without a gradient (C2)",
+        "C3_query_output": "queries and output (C3)",
+        "C3_mlp_out": "MLP, second layer (C3)",
+        "C3_biases_norms": "biases and norms (C3)",
+    }
     figure, axes = panels(
         f"Predictions of {name}, in context and fine-tuned",
         1,
-        2,
-        (11.5, 3.8),
+        3,
+        (16.5, 3.8),
         FOOTER.format(
-            scope="Right: of the queries that the model alone gets wrong and fine-tuning right, how many are right in context."
+            scope="Middle: of the queries that the model alone gets wrong and fine-tuning right, how many are right in context.\n"
+            "Right: correlation over queries with the label logits in context, those of the model alone out of both."
         ),
     )
     rows = audit[audit["position"].isna()]
     for row, (control, _) in enumerate(reversed(accuracies.items())):
-        _bar(axes[0][0], rows[(rows["control"] == control) & (rows["metric"] == "accuracy")], row, SERIES[1][0])
+        bar(axes[0][0], rows[(rows["control"] == control) & (rows["metric"] == "accuracy")], row, SERIES[1][0])
     axes[0][0].set_yticks(range(len(accuracies)), [*reversed(accuracies.values())])
     axes[0][0].set(title="Accuracy", xlabel="share of queries", xlim=(-0.02, 1.02))
     for row, ((control, metric), _) in enumerate(reversed(recovered.items())):
-        _bar(axes[0][1], rows[(rows["control"] == control) & (rows["metric"] == metric)], row, SERIES[2][0])
+        bar(axes[0][1], rows[(rows["control"] == control) & (rows["metric"] == metric)], row, SERIES[2][0])
     axes[0][1].set_yticks(range(len(recovered)), [*reversed(recovered.values())])
     axes[0][1].set(title="Recall of corrections", xlabel="share", xlim=(-0.02, 1.02))
+    for row, (control, _) in enumerate(reversed(odds.items())):
+        bar(axes[0][2], rows[(rows["control"] == control) & (rows["metric"] == "logit_agreement")], row, SERIES[0][0])
+    axes[0][2].axvline(0, color="black", linewidth=0.8)
+    axes[0][2].set_yticks(range(len(odds)), [*reversed(odds.values())])
+    axes[0][2].set(title="Label odds, beyond the model's own", xlabel="correlation")
     return figure
 
 
-def draw_inside(name: str, inside: pd.DataFrame) -> "Figure":
-    """The patching ladder, what carries the similarity, error signals, orders and influences, and the oracle."""
+def draw_pairs(name: str, audit: pd.DataFrame) -> "Figure":
+    """How alike any two changes are that improve as much, whatever made them."""
+    labels = {
+        "in_context": "in context",
+        "fine_tuned": "keys and values",
+        "C3_query_output": "queries, output",
+        "C3_mlp_in": "MLP, first layer",
+        "C3_mlp_out": "MLP, second layer",
+        "C3_biases_norms": "biases, norms",
+        "C3_prefix": "soft prompt",
+        "C2": "evolved",
+    }
+    rows = audit[audit["metric"] == "pair_similarity"]
+    means = rows.groupby(["task", "control", "reference"])["value"].mean().groupby(["control", "reference"]).mean()
+    matrix = np.full((len(labels), len(labels)), np.nan)
+    for (first, second), value in means.items():
+        places = sorted((list(labels).index(first), list(labels).index(second)))
+        matrix[places[1], places[0]] = value
     figure, axes = panels(
-        f"Inside the in-context learning of {name}: what is left when it is replaced, and what it resembles",
+        f"Changes in {name} that improve as much, by any means: how alike are they?",
         1,
-        4,
-        (17.0, 4.2),
-        FOOTER.format(scope="At the predicting token."),
+        1,
+        (7.6, 6.2),
+        "Cosine of the attention outputs' changes at the predicting token, mean over layers, queries, draws and tasks.\n"
+        "All but the first were trained to the loss of fine-tuning keys and values.",
     )
-    ladder, parts, learning, oracle = axes[0]
-    for row, form in enumerate(reversed(FORMS)):
-        for offset, metric, colour in ((0.15, "patched_gain", SERIES[1][0]), (-0.15, "patched_r_squared", SERIES[2][0])):
-            _bar(ladder, inside[(inside["control"] == form) & (inside["metric"] == metric)], row + offset, colour)
-    ladder.set_yticks(range(len(FORMS)), [*reversed(FORMS.values())])
-    ladder.set(title="Attention to the demonstrations replaced by", xlabel="share kept", xlim=(-0.6, 1.1))
-    ladder.plot([], [], color=SERIES[1][0], label="gain in margin")
-    ladder.plot([], [], color=SERIES[2][0], label="R² of the heads' updates")
-    ladder.legend(loc="lower left", fontsize="x-small")
-    _listed(
-        parts,
-        inside,
-        {
-            ("direct", "part_similarity"): "demonstrations' values",
-            ("direct", "part_null"): "the same, another query",
-            ("dilution", "part_similarity"): "attention taken away",
-            ("inputs", "part_similarity"): "changed inputs",
-        },
-        "Which part of the in-context change\nresembles fine-tuning",
-        "cosine",
-    )
-    _listed(
-        learning,
-        inside,
-        {
-            ("influence", "influence_correlation"): "influence of each demonstration",
-            ("influence", "influence_reliability"): "its reliability in context",
-            ("orders", "order_correlation"): "margins over orders",
-            ("all", "error_excess"): "values and error signals",
-            ("label", "error_excess"): "the same, loss of labels",
-        },
-        "In context and fine-tuned,\ncorrelation of",
-        "correlation (above permuted, for error signals)",
-    )
-    _listed(
-        oracle,
-        inside,
-        {
-            ("oracle", "oracle_share"): "best keys and values",
-            ("demonstrations", "line_share"): "along the gradient",
-            ("wrong_labels", "line_share"): "along that of wrong labels",
-            ("another_task", "line_share"): "along that of another task",
-            ("gaussian", "line_share"): "along a random direction",
-            ("demonstrations", "oracle_alignment"): "cosine of gradient and best",
-        },
-        "Share of the in-context change that\na change of keys and values reaches",
-        "share; cosine",
-    )
+    image = axes[0][0].imshow(matrix[1:, :-1], cmap="cividis", vmin=0, vmax=1)
+    for row, column in np.argwhere(np.isfinite(matrix)):
+        value = matrix[row, column]
+        axes[0][0].text(column, row - 1, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.5 else "black")
+    axes[0][0].set_xticks(range(len(labels) - 1), [*labels.values()][:-1], rotation=40, ha="right")
+    axes[0][0].set_yticks(range(len(labels) - 1), [*labels.values()][1:])
+    axes[0][0].grid(visible=False)
+    figure.colorbar(image, ax=axes[0][0], label="cosine", shrink=0.8)
     return figure
 
 
-def _listed(axes: "Axes", table: pd.DataFrame, rows: Mapping[tuple[str, str], str], title: str, xlabel: str) -> None:
-    for place, (control, metric) in enumerate(reversed(rows)):
-        _bar(axes, table[(table["control"] == control) & (table["metric"] == metric)], place, SERIES[0][0])
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [*reversed(rows.values())])
-    axes.set(title=title, xlabel=xlabel)
-
-
-def draw_sizes(statistics: pd.DataFrame, parameters: Mapping[str, float]) -> "Figure":
-    """Similarity against size, for the models of the study.
-
-    Args:
-        parameters: of each variant.
-    """
-    shown = {
-        "raw_similarity": "Without normalisation",
-        "partial_similarity": "Partial cosine",
-        "published_similarity": "SimAOU as published",
-        "published_over_floor": "SimAOU above its floor",
-    }
+def draw_contrasts(name: str, statistics: pd.DataFrame, significance: pd.DataFrame) -> "Figure":
+    """Each contrast with its interval, and what would not have been missed."""
+    shown = {control: label for control, label in CONTRASTS.items() if control in set(significance["control"])}
     figure, axes = panels(
-        "In-context learning against fine-tuning, by size of the model",
+        f"Contrasts of the audit of {name}, and the effects that it would have found",
         1,
-        len(shown),
-        (3.4 * len(shown), 3.8),
-        "Thin lines: draws, mean over tasks; bands: 95 % bootstrap interval over draws.",
-    )
-    table = statistics.assign(parameters=statistics["variant"].map(parameters))
-    for panel, (metric, title), (colour, dashes) in zip(axes[0], shown.items(), SERIES, strict=False):
-        means = table[table["metric"] == metric].groupby(["seed", "parameters"], as_index=False)["value"].mean()
-        curve(panel, means, "parameters", title, colour, dashes, "o")
-        panel.set(title=title, xlabel="parameters", ylabel="cosine", xscale="log")
-        sizes = sorted(set(parameters.values()))
-        panel.set_xticks(sizes, [f"{size / 1e6:.2f} M" for size in sizes])
-        panel.minorticks_off()
-        panel.axhline(0, color="black", linewidth=0.8)
-    return figure
-
-
-def draw_momentum(records: pd.DataFrame, explicit: pd.DataFrame) -> "Figure":
-    """Kinds of attention against plain softmax attention, and the positive control of the comparison.
-
-    Args:
-        records: gains of each kind and seed.
-        explicit: similarities of layers by hand.
-    """
-    names = {
-        "moving_average": "moving average of values (MoAttn)",
-        "momentum": "momentum on v kᵀ",
-        "convolution": "convolution of values",
-        "recency_bias": "recency bias (ALiBi)",
-    }
-    layers: dict[str, Any] = {
-        "linear": "linear attention",
-        "softmax_0.3_centred": "softmax, β = 0.3",
-        "softmax_1_centred": "softmax, β = 1",
-        "softmax_3_centred": "softmax, β = 3",
-        "softmax_10_centred": "softmax, β = 10",
-        "random_weights": "random weights",
-    }
-    seeds = records["seed"].nunique()
-    figure, axes = panels(
-        "Momentum attention against other memories of values, and the comparison's positive control",
         1,
-        3,
-        (14.5, 3.6),
-        f"Left and middle: dots are {seeds} seeds, each against softmax attention from the same weights on the same documents; "
-        "bars their mean. Right: dots are tasks.",
+        (9.5, 0.3 * len(shown) + 2.0),
+        "Bars: mean over tasks and draws with a 95 % interval that resamples both; dots: tasks. Grey: means that a paired t-test misses\n"
+        "in one of five runs or more. Filled: different from zero, sign-flip test, corrected for all contrasts (Holm, .05).",
     )
-    for panel, metric, title in (
-        (axes[0][0], "perplexity_gain", "Perplexity: log of softmax attention's\nminus log of this one's"),
-        (axes[0][1], "accuracy_gain", "In-context accuracy: this one's\nminus softmax attention's"),
-    ):
-        for row, variant in enumerate(reversed(names)):
-            own = records[(records["variant"] == variant) & (records["metric"] == metric)].groupby("seed")["value"].mean()
-            panel.plot(own, np.full(len(own), row), linestyle="", marker="o", color=SERIES[1][0], markersize=4)
-            panel.plot([own.mean()], [row], marker="|", color="black", markersize=12, markeredgewidth=2)
-        panel.axvline(0, color="black", linewidth=0.8)
-        panel.set_yticks(range(len(names)), [*reversed(names.values())] if metric == "perplexity_gain" else [])
-        panel.set(title=title, xlabel="difference", ylim=(-0.6, len(names) - 0.4))
-    last = axes[0][2]
-    for row, variant in enumerate(reversed(layers)):
-        for metric, colour, marker in (
-            ("explicit_similarity", SERIES[2][0], "o"),
-            ("explicit_shuffled_similarity", SERIES[3][0], "x"),
-        ):
-            own = explicit[(explicit["variant"] == variant) & (explicit["metric"] == metric)]["value"]
-            last.plot(own, np.full(len(own), row), linestyle="", marker=marker, color=colour, markersize=3)
-    last.plot([], [], linestyle="", marker="o", color=SERIES[2][0], label="own labels")
-    last.plot([], [], linestyle="", marker="x", color=SERIES[3][0], label="labels shuffled")
-    last.legend(loc="lower left", fontsize="x-small")
-    last.axvline(0, color="black", linewidth=0.8)
-    last.set_yticks(range(len(layers)), [*reversed(layers.values())])
-    last.set(title="A layer that is gradient descent:\nsimilarity to its fine-tuning", xlabel="cosine", xlim=(-0.5, 1.05))
+    panel = axes[0][0]
+    wide = significance[significance["layer"].isna()].pivot_table("value", "control", "metric")
+    for place, control in enumerate(reversed(shown)):
+        missed = wide.loc[control, "detectable_effect"]
+        panel.barh(place, 2 * missed, left=-missed, height=0.8, color="0.88", zorder=0)
+        rows = statistics[statistics["metric"] == control]
+        bar(panel, rows, place, SERIES[0][0])
+        is_found = wide.loc[control, "p_holm"] < 0.05
+        mean = mean_over_tasks(rows.rename(columns={"seed": "draw"})[["task", "draw", "value"]])
+        panel.plot([mean], [place], "o", color=SERIES[0][0], markersize=6, markerfacecolor=SERIES[0][0] if is_found else "white")
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(len(shown)), [*reversed(shown.values())])
+    panel.set(xlabel="difference", ylim=(-0.7, len(shown) - 0.3))
     return figure

@@ -16,8 +16,9 @@ from activation_descent.finetuning import agreement, distillation, influence, me
 from activation_descent.finetuning.audit import Rows
 from activation_descent.finetuning.cells import Cells, Row
 from activation_descent.finetuning.controls import demonstration_rows, wrong_labels
-from activation_descent.finetuning.copies import Sequences
+from activation_descent.finetuning.copies import Deltas, Sequences, scaled, take
 from activation_descent.finetuning.descent import descend
+from activation_descent.finetuning.evaluation import label_logits
 from activation_descent.finetuning.interventions import relabelled_tokens
 from activation_descent.finetuning.protocol import Protocol
 
@@ -48,7 +49,7 @@ def inside_records(protocol: Protocol, depth: Depth, root: int, variant: str) ->
     for cell, rng in enumerate(cells.rngs(root, "inside")):
         one = _Cell.of(protocol, cell)
         found = _ladder(one, rng) | _parts(one) | _errors(one, rng) | _doses(one)
-        found |= _influences(one, depth, rng) | _orders(one, depth, rng)
+        found |= _influences(one, depth, rng) | _orders(one, depth, rng) | _words(one, rng)
         for key, value in found.items():
             numbers.setdefault(key, []).append(value)
     for (control, metric), values in numbers.items():
@@ -127,8 +128,12 @@ def _parts(one: _Cell) -> Numbers:
 
 
 def _errors(one: _Cell, rng: np.random.Generator) -> Numbers:
-    """Values against error signals, tokens permuted among those with the same place in an example."""
+    """Values against error signals, and what wrong labels change in both; tokens permuted among those with the same place in an example."""
+    cells = one.protocol.cells
     tokens = torch.tensor(one.prompt)
+    labels = np.array([example.label for example in cells.shown[one.cell]])
+    names = [one.labels[label] for label in wrong_labels(rng, labels, len(one.labels))]
+    (flipped,) = cells.runs(one.cell).prompts_of([cells.shown[one.cell]], [names])
     places = [0] * len(one.model.begin)
     targets = [False] * len(one.model.begin)
     for row in one.demonstrations:
@@ -139,48 +144,58 @@ def _errors(one: _Cell, rng: np.random.Generator) -> Numbers:
     numbers: Numbers = {}
     for loss, asked in (("all", None), ("label", torch.tensor(targets))):
         signals = mechanisms.error_signals(one.model, tokens, asked)
-        test = mechanisms.permutation_test(signals, torch.tensor(places), rng)
-        numbers[loss, "error_alignment"] = signals.alignment.nanmean().item()
-        numbers[loss, "error_excess"] = test.excess.nanmean().item()
-        numbers[loss, "error_p"] = test.p_total
+        contrast = mechanisms.signal_contrast(one.model, tokens, torch.tensor(flipped), asked)
+        for name, found in ((loss, signals), (f"{loss}_contrast", contrast)):
+            test = mechanisms.permutation_test(found, torch.tensor(places), rng)
+            numbers[name, "error_alignment"] = found.alignment.nanmean().item()
+            numbers[name, "error_excess"] = test.excess.nanmean().item()
+            numbers[name, "error_p"] = test.p_total
     return numbers
 
 
 def _doses(one: _Cell) -> Numbers:
-    """As many demonstrations as can be repeated as often as is asked."""
+    """As many demonstrations as can be repeated as often as is asked, and the first of them alone."""
     room = one.model.context_length - len(one.model.begin) - max(map(len, one.queries)) - 1
-    block: list[int] = []
-    for row in one.demonstrations:
-        longer = [*block, *row, *one.ending]
-        if max(REPEATS) * len(longer) > room:
-            break
-        block = longer
-    if not block:
-        return {}
-    found = mechanisms.dose_response(one.model, block, one.queries, REPEATS)
-    return {
-        ("dose", "dose_slope"): found.slope.nanmean().item(),
-        ("dose", "dose_kernel_slope"): found.kernel_slope.nanmean().item(),
-        ("dose", "dose_direction"): found.direction[-1].nanmean().item(),
-        ("dose", "dose_kernel_r_squared"): found.kernel_r_squared,
-        ("dose", "dose_additive_r_squared"): found.additive_r_squared,
-    }
+    blocks = [[*row, *one.ending] for row in one.demonstrations]
+    fit = [number for number in range(1, len(blocks) + 1) if max(REPEATS) * sum(map(len, blocks[:number])) <= room]
+    numbers: Numbers = {}
+    for name, number in (("dose", max(fit, default=0)), ("dose_of_one", min(fit, default=0))):
+        if number:
+            found = mechanisms.dose_response(
+                one.model, [token for block in blocks[:number] for token in block], one.queries, REPEATS
+            )
+            # Heads count by how much they look at the demonstrations
+            weights = found.mass[0] / found.mass[0].sum()
+            numbers |= {
+                (name, "dose_slope"): (weights * found.slope).sum().item(),
+                (name, "dose_kernel_slope"): (weights * found.kernel_slope).sum().item(),
+                (name, "dose_direction"): (weights * found.direction[-1]).sum().item(),
+                (name, "dose_mass_r_squared"): found.mass_r_squared,
+                (name, "dose_kernel_r_squared"): found.kernel_r_squared,
+                (name, "dose_additive_r_squared"): found.additive_r_squared,
+            }
+    return numbers
 
 
 def _influences(one: _Cell, depth: Depth, rng: np.random.Generator) -> Numbers:
-    """Of the first demonstrations on the first queries, against the noise of the measurement."""
-    number, cells = min(depth.influence_demonstrations, len(one.demonstrations) - 1), one.protocol.cells
-    shown, neutral = one.demonstrations[:number], one.demonstrations[number]
+    """Of the first demonstrations on the first queries, against the noise of the measurement: what another filler in their place gives."""
+    number, cells = min(depth.influence_demonstrations, len(one.demonstrations) - 2), one.protocol.cells
+    shown, fillers = one.demonstrations[:number], one.demonstrations[number : number + 2]
     queries, truth = one.queries[: depth.influence_queries], one.truth[: depth.influence_queries]
     asked = (queries, one.labels, truth)
-    context = influence.context_influence(one.model, shown, neutral, one.ending, *asked)
+    context, again = (influence.context_influence(one.model, shown, each, one.ending, *asked) for each in fillers)
     descent = influence.descent_influence(one.model, shown, *asked, one.protocol.rates[one.cell].item())
     slot = np.arange(number)
     label = np.array([example.label for example in cells.shown[one.cell][:number]])
-    found = agreement.influence_correlation(context.numpy(), descent.numpy(), slot, label)
+
+    def correlation(first: Tensor, second: Tensor) -> float:
+        found = agreement.influence_correlation(first.numpy(), second.numpy(), slot, label)
+        return float(pd.Series(found).mean())  # not a number where no influence varies
+
     return {
-        ("influence", "influence_correlation"): float(pd.Series(found).mean()),  # not a number where no influence varies
-        ("influence", "influence_reliability"): influence.split_half_reliability(context, truth, slot, label, rng),
+        ("influence", "influence_correlation"): correlation(context, descent),
+        ("influence", "influence_reliability"): correlation(context, again),
+        ("influence", "influence_split_half"): influence.split_half_reliability(context, truth, slot, label, rng),
     }
 
 
@@ -209,6 +224,27 @@ def _orders(one: _Cell, depth: Depth, rng: np.random.Generator) -> Numbers:
     return numbers
 
 
+def _words(one: _Cell, rng: np.random.Generator) -> Numbers:
+    """The most probable of all words, not of the labels alone (Shen et al. 2024): in context against fine-tuned, and in another order."""
+    protocol, cells = one.protocol, one.protocol.cells.runs(one.cell)
+    every = torch.arange(one.model.network.get_input_embeddings().num_embeddings)[None]
+    order = rng.permutation(len(one.demonstrations))
+    reordered = influence.prompt_of(one.model, [one.demonstrations[i] for i in order], one.ending)
+    own = take(protocol.deltas, slice(one.cell, one.cell + 1))
+    shown, again, tuned = (
+        label_logits(one.model, cells.queries, every, deltas, prompts)[0].double().softmax(1).numpy()
+        for deltas, prompts in ((None, [one.prompt]), (None, [reordered]), (own, None))
+    )
+    return {
+        (name, metric): float(values.mean())
+        for name, found in (("reordered_in_context", again), ("fine_tuned", tuned))
+        for metric, values in (
+            ("token_overlap", agreement.token_overlap(shown, found)),
+            ("overlap_cosine", agreement.overlap_cosine(shown, found)["additive"]),
+        )
+    }
+
+
 def _oracle(protocol: Protocol, depth: Depth, root: int) -> dict[str, dict[str, Tensor]]:
     """Keys and values that learn to do what the demonstrations do, and how far the gradient's direction comes."""
     cells, model = protocol.cells, protocol.cells.model
@@ -229,10 +265,25 @@ def _oracle(protocol: Protocol, depth: Depth, root: int) -> dict[str, dict[str, 
     reached = distillation.reached(model, held_out, learned.deltas)
     found = {"oracle": {"oracle_share": reached.share, "oracle_similarity": reached.similarity.nanmean(1)}}
     for name, direction in deltas.items():
-        best = distillation.line_search(model, taught, direction)
-        share = distillation.reached(model, held_out, distillation.scaled(direction, best)).share
-        found[name] = {"oracle_alignment": distillation.direction_cosine(learned.deltas, direction), "line_share": share}
+        best = scaled(direction, distillation.line_search(model, taught, direction))
+        found[name] = {
+            "oracle_alignment": distillation.direction_cosine(learned.deltas, direction),
+            "line_share": distillation.reached(model, held_out, best).share,
+        }
+        if name == "demonstrations":
+            found["ceiling"] = {"oracle_alignment": _ceiling(cells, best, direction, depth)}
     return found
+
+
+def _ceiling(cells: Cells, step: Deltas, direction: Deltas, depth: Depth) -> Tensor:
+    """Of the first draws of each task: what is found along a direction where a step along it has been distilled, which is the most that
+    can be asked for."""
+    first = torch.tensor([place for place, draw in enumerate(cells.draws) if draw < cells.rate_draws])
+    taught = distillation.lesson_of_change(cells.model, cells.tuning.queries.runs(first), take(step, first))
+    known = distillation.distil(cells.model, taught, depth.oracle_steps)
+    alignment = torch.full((len(cells),), torch.nan)
+    alignment[first] = distillation.direction_cosine(known.deltas, take(direction, first)).float()
+    return alignment
 
 
 def _read_elsewhere(cells: Cells, order: list[int]) -> Sequences:

@@ -102,7 +102,8 @@ class ErrorSignals:
     """Values of one prompt and negative gradients of its loss by the heads' outputs, all of length 1.
 
     Attributes:
-        errors: not a number where the gradient is zero, as in the last layer wherever the loss asks for nothing.
+        values: not a number where there is none, see `signal_contrast`.
+        errors: the same where the gradient is zero, as in the last layer wherever the loss asks for nothing.
     """
 
     values: Float[Tensor, "layer head token feature"]
@@ -132,13 +133,48 @@ def error_signals(
         targets: tokens whose surprise -log p(w_t | w_<t) the loss adds up, default all but the first: the loss of Dai et al.; the label
             tokens for a loss of labels alone.
     """
+    values, errors = _values_and_errors(model, tokens, targets)
+    return ErrorSignals(_unit(values), _unit(errors))
+
+
+def signal_contrast(
+    model: LanguageModel,
+    tokens: Int[Tensor, " token"],
+    other: Int[Tensor, " token"],
+    targets: Bool[Tensor, " token"] | None = None,
+) -> ErrorSignals:
+    """The same of differences between two prompts: does a change of labels change values as it changes error signals?
+
+    What both prompts share, such as the direction that all values and all errors have in common, is gone. Not a number where nothing
+    differs, as before the first label that does.
+
+    Args:
+        tokens, other: the same texts with other labels, equally long.
+        targets: as of `error_signals`.
+    """
+    pairs = zip(*(_values_and_errors(model, each, targets) for each in (tokens, other)), strict=True)
+    return ErrorSignals(*(_unit(_difference(*pair)) for pair in pairs))
+
+
+def _difference(
+    first: Float[Tensor, "*batch feature"], second: Float[Tensor, "*batch feature"]
+) -> Float[Tensor, "*batch feature"]:
+    """Zero where only rounding tells the two apart."""
+    apart = first.double() - second.double()
+    is_rounding = apart.norm(dim=-1, keepdim=True) <= 1e-5 * first.double().norm(dim=-1, keepdim=True)
+    return torch.where(is_rounding, 0.0, apart)
+
+
+def _values_and_errors(
+    model: LanguageModel, tokens: Int[Tensor, " token"], targets: Bool[Tensor, " token"] | None
+) -> tuple[Float[Tensor, "layer head token feature"], Float[Tensor, "layer head token feature"]]:
+    """Values of all heads, and -dL / do of what the heads say."""
     chosen = torch.ones(len(tokens), dtype=torch.bool) if targets is None else targets
     with torch.enable_grad(), attention_calls(model) as calls:
         logits = model.logits(tokens[None])[0]
         loss = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")[chosen[1:]].sum()
         gradients = torch.autograd.grad(loss, [call.output for call in calls.values()])
-    values = torch.cat([call.value.detach() for call in calls.values()])
-    return ErrorSignals(_unit(values), _unit(-torch.cat(gradients)))
+    return torch.cat([call.value.detach() for call in calls.values()]), -torch.cat(gradients)
 
 
 def _unit(vector: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:

@@ -31,6 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from activation_descent import checkpointing
+from activation_descent.finetuning import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.network import Heads, forward, rotary_tables, softmax_attention
@@ -38,7 +39,6 @@ from activation_descent.language.pretraining import Job, Pretraining
 from activation_descent.language.world import World
 from activation_descent.seeding import generator
 
-STUDY = "finetuning"
 EXPERIMENT = "momentum"
 FIRST_RATE = 0.1  # eta before training
 TAPS = 3
@@ -66,15 +66,15 @@ class MovingAverage(Memory):
     """MoAttn."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
-        return softmax_attention(q, k, v) + decay(self.rate, v.shape[2]) @ v
+        return (_weights(_logits(q, k)) + decay(self.rate, v.shape[2])) @ v
 
 
 class Momentum(Memory):
     """Momentum on `sum_i v_i k_i^T`, applied to the query that softmax attention sees."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
-        logits = q @ k.mT / math.sqrt(q.shape[-1])
-        return softmax_attention(q, k, v) + (decay(self.rate, v.shape[2]) * logits) @ v
+        logits = _logits(q, k)
+        return (_weights(logits) + decay(self.rate, v.shape[2]) * logits) @ v
 
 
 class Convolution(nn.Module):
@@ -113,6 +113,15 @@ VARIANTS: dict[str, type[nn.Module] | None] = {
     "convolution": Convolution,
     "recency_bias": RecencyBias,
 }
+
+
+def _logits(q: Heads, k: Heads) -> Float[Tensor, "row head token source"]:
+    return q @ k.mT / math.sqrt(q.shape[-1])
+
+
+def _weights(logits: Float[Tensor, "row head token source"]) -> Float[Tensor, "row head token source"]:
+    """Of causal softmax attention; one product with the values serves them and what is added to them."""
+    return logits.masked_fill(_distance(logits.shape[-1]) < 0, -math.inf).softmax(-1)
 
 
 def decay(rate: Float[Tensor, " head"], length: int) -> Float[Tensor, "head token source"]:

@@ -7,6 +7,7 @@ what is compared is recorded at two positions, see `evaluation`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -78,9 +79,14 @@ def chosen_rates(
     recipe: Recipe = PUBLISHED,
     tuning: Tuning | None = None,
 ) -> Float[Tensor, " cell"]:
-    """For each task the rate with the lowest tuning loss, on average over its draws."""
-    losses, _ = try_rates(cells.model, demonstrations, masks, grid, tuning or cells.tuning, recipe)
-    return best_rates(-losses, grid, cells.task_numbers)
+    """For each task the rate with the lowest tuning loss, on average over its first `rate_draws` draws."""
+    first = torch.tensor([place for place, draw in enumerate(cells.draws) if draw < cells.rate_draws])
+    losses, _ = try_rates(cells.model, demonstrations.runs(first), masks, grid, (tuning or cells.tuning).runs(first), recipe)
+    numbers = cells.task_numbers
+    rates = torch.empty(len(cells.speakers))
+    for number, rate in zip(numbers[first], best_rates(-losses, grid, numbers[first]), strict=True):
+        rates[numbers == number] = rate
+    return rates
 
 
 @dataclass(frozen=True)

@@ -188,18 +188,6 @@ def total_variation(
     return 0.5 * (p - q).abs().sum(-1)
 
 
-def variation_gain(
-    before: Float[Tensor, "*batch"], after: Float[Tensor, "*batch"], ceiling: Float[Tensor, "*batch"]
-) -> Float[Tensor, "*batch"]:
-    """Share of the way from ZSL to ICL that FT's attention goes: `(TV_before - TV_after) / (TV_before - TV_ceiling)`.
-
-    Args:
-        before, after: mean total variation from ICL to ZSL and to FT. Take means first: single rows divide by next to nothing.
-        ceiling: mean total variation between ICL on two draws of demonstrations, what noise leaves between equals.
-    """
-    return (before - after) / (before - ceiling)
-
-
 # Layers
 
 
@@ -219,25 +207,6 @@ def diagonal_dominance(matrix: Float[Tensor, "layer layer"]) -> float:
         ValueError: for a single layer.
     """
     return float((_contrast(len(matrix)) * matrix.double()).sum())
-
-
-def diagonal_dominance_p(matrix: Float[Tensor, "layer layer"], rng: np.random.Generator, resamples: int = 10_000) -> float:
-    """One-sided p of `diagonal_dominance` under permutations of FT's layer labels; exact where there are no more than `resamples`."""
-    from scipy.stats import permutation_test
-
-    # Entry (m, k): what FT's layer k adds to the statistic when it is called layer m
-    added = (_contrast(len(matrix)) @ matrix.double()).numpy()
-    place = np.arange(len(added))
-    result = permutation_test(
-        (place,),
-        lambda order, axis: added[place, np.asarray(order, dtype=int)].sum(axis),
-        permutation_type="pairings",
-        alternative="greater",
-        n_resamples=resamples,
-        vectorized=True,
-        rng=rng,
-    )
-    return float(result.pvalue)
 
 
 def _contrast(layers: int) -> Float[Tensor, "layer layer"]:
@@ -266,14 +235,14 @@ def dual_weights(
 def error_weighted(
     memory: Float[Tensor, "*#batch token feature"],
     query: Float[Tensor, "*#batch feature"],
-    errors: Float[Tensor, "*#batch token output"],
+    errors: Float[Tensor, "*#batch token"],
 ) -> Float[Tensor, "*batch token"]:
     """How much each token moves the output of the updated layer: `|e_i| |memory_i^T query|`.
 
     Args:
-        errors: minus rate times derivative of the loss by the layer's output at each token.
+        errors: length of rate times derivative of the loss by the layer's output at each token.
     """
-    return errors.double().norm(dim=-1) * dual_weights(memory, query).abs()
+    return errors.double() * dual_weights(memory, query).abs()
 
 
 def kendall_tau(

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from activation_descent.finetuning import STUDY
 from activation_descent.finetuning.agreement import disattenuated
-from activation_descent.finetuning.cells import STUDY
 from activation_descent.inference import bootstrap_means, sign_flip_p
 
 Row = dict[str, Any]
 Units = pd.Series  # indexed by task and seed
 UNIT = ["task", "seed"]
-CONTROL_MEANS = ("gaussian_similarity", "evolution_reached", "evolution_alignment", "oracle_share")
+CONTROL_MEANS = ("gaussian_similarity", "evolution_reached", "evolution_alignment", "oracle_share", "oracle_ceiling")
 PARAMETERS = "C3_"
 STEPS = ("C3_", "step_", "loss_", "C6_label", "layer_causal")  # ways to fine-tune that are not the published one
 
@@ -35,10 +35,10 @@ def units(records: pd.DataFrame, control: str, metric: str, position: str | None
     return rows.set_index(UNIT)["value"].sort_index()
 
 
-def best(records: pd.DataFrame, starts: Sequence[str], metric: str) -> tuple[str, Units]:
+def best(records: pd.DataFrame, starts: Sequence[str], metric: str, position: str | None = "query") -> tuple[str, Units]:
     """The control with the largest mean, among those whose name begins with one of `starts`, and its numbers."""
     names = sorted({name for name in records["control"].unique() if name.startswith(tuple(starts))})
-    found = {name: units(records, name, metric) for name in names}
+    found = {name: units(records, name, metric, position) for name in names}
     found = {name: numbers for name, numbers in found.items() if len(numbers)}
     name = max(found, key=lambda name: found[name].mean())
     return name, found[name]
@@ -62,6 +62,7 @@ def protocol_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "fine_tuning_gain": accuracies["fine_tuned"] - accuracies["zero_shot"],
         # As published, and what that hides
         "recovered": of("fine_tuned", "recovered", None),
+        "logit_agreement": of("fine_tuned", "logit_agreement", None),
         "recovered_over_chance": of("fine_tuned", "recovered", None) - of("fine_tuned", "recovered_by_chance", None),
         "published_similarity": of("fine_tuned", "normalised", "dai"),
         "published_over_random": of("fine_tuned", "normalised", "dai") - of("fine_tuned", "random_uniform", "dai"),
@@ -72,6 +73,7 @@ def protocol_statistics(records: pd.DataFrame) -> dict[str, Units]:
         - of("fine_tuned", "attention_after_variation"),
         "kendall_over_random": of("fine_tuned", "kendall", "dai") - of("fine_tuned", "kendall_random", "dai"),
         "kendall_over_mismatched": of("fine_tuned", "kendall_inputs") - of("fine_tuned", "kendall_mismatched"),
+        "kendall_errors": of("fine_tuned", "kendall_errors"),
         # The primary numbers
         "raw_similarity": raw,
         "partial_similarity": of("fine_tuned", "partial"),
@@ -87,14 +89,14 @@ def audit_statistics(records: pd.DataFrame) -> dict[str, Units]:
     def of(control: str, metric: str, position: str | None = "query") -> Units:
         return units(records, control, metric, position)
 
-    raw = of("fine_tuned", "raw")
+    raw, ascent = of("fine_tuned", "raw"), of("C10_ascent", "raw")
     in_context_ceiling, fine_tuned_ceiling = of("ceiling_in_context", "raw"), of("ceiling_fine_tuned", "raw")
     others = of("C7", "raw")
     return {
         # Published
         "published_over_ascent": of("fine_tuned", "normalised", "dai") - of("C10_ascent", "normalised", "dai"),
         "published_over_untrained": of("fine_tuned", "normalised", "dai") - of("C9_untrained", "normalised", "dai"),
-        "odd_similarity": 0.5 * (raw - of("C10_ascent", "raw")),
+        "odd_similarity": 0.5 * (raw - ascent),
         "gaussian_similarity": of("C0", "raw"),
         # Against what improves as much by other means
         "over_evolution": raw - of("C2", "raw"),
@@ -103,6 +105,7 @@ def audit_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "over_wrong_labels": raw - of("C5_wrong", "raw"),
         "over_other_demonstrations": raw - others,
         "over_unrelated_text": raw - of("C11_unrelated", "raw"),
+        "over_other_pairs": _over_other_pairs(records),
         "best_over_published_step": best(records, STEPS, "raw")[1] - raw,
         "evolution_alignment": of("C2", "gradient_alignment", None).abs(),
         "evolution_reached": of("C2", "target_reached", None),
@@ -112,11 +115,23 @@ def audit_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "label_margin": of("label_contrast", "label_margin", None),
         "in_context_ceiling": in_context_ceiling,
         "fine_tuned_ceiling": fine_tuned_ceiling,
+        "logit_agreement_below_ceiling": of("ceiling_in_context", "logit_agreement", None)
+        - of("fine_tuned", "logit_agreement", None),
+        "logit_agreement_over_others": of("fine_tuned", "logit_agreement", None)
+        - best(records, ["C2", PARAMETERS], "logit_agreement", None)[1],
         "corrected_similarity": others.combine(
             pd.concat([in_context_ceiling, fine_tuned_ceiling], axis=1).apply(tuple, axis=1),
             lambda cross, ceilings: float(disattenuated(cross, *ceilings)),
         ).dropna(),
     }
+
+
+def _over_other_pairs(records: pd.DataFrame) -> Units:
+    """Similarity of in-context learning and fine-tuning minus the mean over all other pairs of changes that improve as much."""
+    pairs = records[records["metric"] == "pair_similarity"]
+    is_asked = (pairs["control"] == "in_context") & (pairs["reference"] == "fine_tuned")
+    asked, rest = (part.groupby(UNIT)["value"].mean() for part in (pairs[is_asked], pairs[~is_asked]))
+    return asked - rest
 
 
 def sign_consistency(records: pd.DataFrame, rng: np.random.Generator) -> Units:
@@ -153,13 +168,18 @@ def inside_statistics(records: pd.DataFrame) -> dict[str, Units]:
         "direct_over_null": of("direct", "part_similarity") - of("direct", "part_null"),
         "error_signal_excess": of("all", "error_excess"),
         "label_error_signal_excess": of("label", "error_excess"),
+        "contrast_error_signal_excess": of("all_contrast", "error_excess"),
         "dose_slope": of("dose", "dose_slope"),
+        "dose_mass_r_squared": of("dose", "dose_mass_r_squared"),
         "dose_direction": of("dose", "dose_direction"),
-        "influence_share": of("influence", "influence_correlation") / of("influence", "influence_reliability"),
+        "overlap_below_reordered": of("reordered_in_context", "token_overlap") - of("fine_tuned", "token_overlap"),
+        "influence_over_half": of("influence", "influence_correlation") - 0.5 * of("influence", "influence_reliability"),
         "order_correlation": of("orders", "order_correlation"),
-        "order_sensitivity_ratio": of("in_context", "order_sensitivity_normalised")
-        / of("fine_tuned", "order_sensitivity_normalised"),
+        "order_sensitivity_log_ratio": np.log(
+            of("in_context", "order_sensitivity_normalised") / of("fine_tuned", "order_sensitivity_normalised")
+        ),
         "oracle_share": of("oracle", "oracle_share"),
+        "oracle_ceiling": of("ceiling", "oracle_alignment"),
         "gradient_line_share": of("demonstrations", "line_share"),
         "gradient_alignment_over_wrong_labels": of("demonstrations", "oracle_alignment") - of("wrong_labels", "oracle_alignment"),
     }

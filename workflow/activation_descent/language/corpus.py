@@ -98,7 +98,7 @@ class Corpus:
         counts = rng.multinomial(number, [getattr(self.mixture, family) for family in FAMILIES])
         generators = (self.classification, self.facts, self.numbers, self.plain)
         parts = [generate(rng, int(count), length) for generate, count in zip(generators, counts, strict=True) if count]
-        return np.concatenate(parts)[rng.permutation(number)]
+        return np.concatenate([np.empty((0, length), dtype=np.int64), *parts])[rng.permutation(number)]
 
     def texts(
         self, rng: np.random.Generator, task: Int64[np.ndarray, " row"], label: Int64[np.ndarray, "row unit"], length: int

@@ -34,6 +34,7 @@ class Family:
         attention: path from a block to its attention.
         projections: paths from the attention to query, key and value; one path alone if they are fused.
         output: path from the attention to its output projection.
+        norm: path from a block to the normalisation that the attention reads, where the family normalises first.
         fused: "columns" (GPT-2: [query | key | value] along the outputs) or "heads" (NeoX: query, key, value head by head).
     """
 
@@ -41,16 +42,17 @@ class Family:
     attention: str
     projections: tuple[str, ...]
     output: str
+    norm: str
     fused: str = ""
 
 
 FAMILIES = {
-    "gpt2": Family("transformer.h", "attn", ("c_attn",), "c_proj", "columns"),
-    "gpt_neo": Family("transformer.h", "attn.attention", ("q_proj", "k_proj", "v_proj"), "out_proj"),
-    "gpt_neox": Family("gpt_neox.layers", "attention", ("query_key_value",), "dense", "heads"),
-    "opt": Family("model.decoder.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj"),
-    "llama": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj"),
-    "xglm": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj"),
+    "gpt2": Family("transformer.h", "attn", ("c_attn",), "c_proj", "ln_1", "columns"),
+    "gpt_neo": Family("transformer.h", "attn.attention", ("q_proj", "k_proj", "v_proj"), "out_proj", "ln_1"),
+    "gpt_neox": Family("gpt_neox.layers", "attention", ("query_key_value",), "dense", "input_layernorm", "heads"),
+    "opt": Family("model.decoder.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj", "self_attn_layer_norm"),
+    "llama": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj", "input_layernorm"),
+    "xglm": Family("model.layers", "self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj", "self_attn_layer_norm"),
 }
 
 
@@ -238,13 +240,13 @@ class LanguageModel:
 
             for layer in chosen:
                 block, attention = self.blocks[layer], self._attention(layer)
-                watch(block, _keep_input(seen, ("residual", layer)))
-                watch(_follow(attention, self.layout.output), _keep_output(seen, ("attention_output", layer)))
+                watch(block, keep_input(seen, ("residual", layer)))
+                watch(_follow(attention, self.layout.output), keep_output(seen, ("attention_output", layer)))
                 modules = [_follow(attention, path) for path in self.layout.projections]
-                watch(modules[0], _keep_input(seen, ("attention_input", layer)))
+                watch(modules[0], keep_input(seen, ("attention_input", layer)))
                 for place, module in enumerate(modules):
-                    watch(module, _keep_output(seen, ("projected", layer, place)))
-            watch(self.blocks[-1], _keep_output(seen, ("final",)))
+                    watch(module, keep_output(seen, ("projected", layer, place)))
+            watch(self.blocks[-1], keep_output(seen, ("final",)))
             logits = self.logits(tokens, prefix)
 
         shape = (*tokens.shape, -1)  # OPT projects flattened tokens in some versions of transformers
@@ -288,6 +290,16 @@ class LanguageModel:
             return Projection(module, outputs.view(3, -1)[place], True)
         return Projection(module, outputs.view(self.heads, 3, -1)[:, place].flatten(), False)
 
+    def output_weight(self, layer: int) -> Float[Tensor, "head_feature feature"]:
+        """W_O of a layer as (input, output): the heads' outputs side by side, times it, are what the attention adds but for a bias."""
+        module = _follow(self._attention(layer), self.layout.output)
+        return module.weight if self.layout.fused == "columns" else module.weight.T
+
+    @property
+    def width_of_head(self) -> int:
+        """Features of a head's queries."""
+        return len(self.projection(0, "query").rows) // self.heads
+
     def _attention(self, layer: int) -> nn.Module:
         return _follow(self.blocks[layer], self.layout.attention)
 
@@ -298,14 +310,18 @@ def _follow(module: Any, path: str) -> Any:
     return module
 
 
-def _keep_input(seen: dict, key: tuple) -> Callable:
+def keep_input(seen: dict, key: tuple) -> Callable:
+    """A forward hook that keeps what a module reads."""
+
     def hook(module: nn.Module, arguments: tuple, named: dict, output: Any) -> None:
         seen[key] = arguments[0] if arguments else named["hidden_states"]
 
     return hook
 
 
-def _keep_output(seen: dict, key: tuple) -> Callable:
+def keep_output(seen: dict, key: tuple) -> Callable:
+    """A forward hook that keeps what a module gives, gradients included."""
+
     def hook(module: nn.Module, arguments: tuple, named: dict, output: Any) -> None:
         seen[key] = output[0] if isinstance(output, tuple) else output
 

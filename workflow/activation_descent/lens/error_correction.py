@@ -220,7 +220,9 @@ def train(
     return loss.item()
 
 
-def train_seed(settings: ErrorCorrectionSettings, root: int, seed: int) -> tuple[ErrorCorrection, Callable[[str, int], np.ndarray]]:
+def train_seed(
+    settings: ErrorCorrectionSettings, root: int, seed: int
+) -> tuple[ErrorCorrection, Callable[[str, int], np.ndarray]]:
     """A trained control, and what draws documents of its table for a purpose.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from activation_descent.errors import RecordsError
-from activation_descent.records import benchmark, finetuning, language, lens, regression
+from activation_descent.records import attention, benchmark, finetuning, language, lens, reasoning, regression
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
@@ -37,13 +37,28 @@ EXTRA_COLUMNS = {
     "demonstrations": "examples, or answered questions, in the prompt",
     "control": "what stands in the place of fine-tuning or in-context learning (`finetuning.controls`), or what a number belongs to",
     "position": "query: the token that predicts the label; dai: the first label word after it, where Dai et al. recorded",
-    "length": "tokens of a document",
+    "length": "tokens of a document or of a sequence, or the place of one, from 1",
+    "capacity": "C of a knapsack",
+    "row": "i, items that an entry of the dynamic programme's table is about",
+    "sampler": "of logic problems: where a network is tested; the variant says where it was trained",
+    "depth": "rounds of forward chaining that prove a predicate; -1 for what cannot be proved",
+    "head": "of a layer, from 1; 0 for all of them together",
+    "reading": "the gradient step that a head's updates are held against (`attention.readings`)",
+    "share": "of the training sequences that are linear regression",
     "lens": "kind of translator (`lens.translators`)",
     "states": "what a lens reads: states of the model, rotated, or with updates carried along in bases of their own",
     "fitted": "the layer that a translator was fitted at, when it reads `layer`",
 }
 
-METRICS = {**regression.METRICS, **language.METRICS, **finetuning.METRICS, **lens.METRICS, **benchmark.METRICS}
+METRICS = {
+    **regression.METRICS,
+    **language.METRICS,
+    **finetuning.METRICS,
+    **attention.METRICS,
+    **reasoning.METRICS,
+    **lens.METRICS,
+    **benchmark.METRICS,
+}
 
 
 def frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

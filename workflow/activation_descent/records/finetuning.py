@@ -60,18 +60,34 @@ METRICS = {
     "dose_slope": Metric("1", "d log |direct part| / d log r when demonstrations are shown r times; 1 for a sum, 0 for a mean"),
     "dose_kernel_slope": Metric("1", "the slope that shared attention predicts without a free parameter"),
     "dose_direction": Metric("1", "cosine of the direct part for the largest r and for r = 1"),
+    "dose_mass_r_squared": Metric("1", "how well shared attention predicts the change of attention on them", finite=False),
     "dose_kernel_r_squared": Metric("1", "how well shared attention predicts the change of length", finite=False),
     "dose_additive_r_squared": Metric("1", "how well a sum predicts it", finite=False),
     "influence_correlation": Metric(
         "1", "rank correlation over demonstrations of their influence in ICL and FT, place and label out"
     ),
-    "influence_reliability": Metric("1", "the same of two halves of the queries in ICL"),
+    "influence_reliability": Metric("1", "the same of ICL with two fillers in the place of the one left out"),
+    "influence_split_half": Metric("1", "the same of the means over two halves of the queries in ICL"),
+    "token_overlap": Metric("1", "share of the ten most probable words of ICL and of another that both have"),
+    "overlap_cosine": Metric("1", "OCS, additive form: cosine of their probabilities, less for words that differ"),
     "order_sensitivity": Metric("probability", "Sen: standard deviation of the label words' probabilities over orders, summed"),
     "order_sensitivity_normalised": Metric("1", "spread over orders / movement from ZSL"),
     "order_correlation": Metric("1", "correlation over orders of the margins of ICL and FT"),
     "oracle_share": Metric("1", "share of ICL's change that distilled keys and values give on held-out queries"),
     "oracle_similarity": Metric("1", "raw of the distilled change with ICL's"),
     "oracle_alignment": Metric("1", "cosine of the distilled change of parameters with a direction"),
+    "pair_similarity": Metric("1", "raw of any two changes (control and reference) of those that improve as much"),
+    **{
+        f"recovered_{name}": Metric("queries", f"that ZSL gets wrong, right {what}")
+        for name, what in {
+            "both": "in FT and ICL",
+            "fine_tuned": "in FT alone",
+            "in_context": "in ICL alone",
+            "neither": "in neither",
+        }.items()
+    },
+    "error_consistency": Metric("1", "Cohen's kappa of being right, with ICL"),
+    "logit_agreement": Metric("1", "correlation of label logits' differences with ICL's, ZSL's out of both"),
     "line_share": Metric("1", "share of ICL's change that the best step along a direction gives on held-out queries"),
     # What the claims read of it: one number for each task and draw. over: what is named taken off
     "fine_tuned_accuracy": Metric("1", "accuracy of FT"),
@@ -91,6 +107,7 @@ METRICS = {
     "attention_centred_gain": Metric("1", "the same of centred logits, at the predicting token"),
     "attention_variation_gain": Metric("1", "attention_before_variation minus attention_after_variation"),
     "kendall_over_random": Metric("1", "kendall minus kendall_random, at the authors' position"),
+    "kendall_errors": Metric("1", "kendall_inputs, each weight times its token's error signal of the values"),
     "kendall_over_mismatched": Metric("1", "kendall_inputs minus kendall_mismatched"),
     "raw_similarity": Metric("1", "raw of FT"),
     "partial_similarity": Metric("1", "partial of FT"),
@@ -109,6 +126,11 @@ METRICS = {
             "unrelated_text": "FT with the model behind an unrelated text (C11)",
         }.items()
     },
+    "over_other_pairs": Metric("1", "pair_similarity of ICL and FT minus the mean of all other pairs"),
+    "logit_agreement_below_ceiling": Metric("1", "logit_agreement of ICL on other demonstrations minus that of FT"),
+    "logit_agreement_over_others": Metric(
+        "1", "logit_agreement of FT minus that of the best other change to the same loss (C2, C3)"
+    ),
     "best_over_published_step": Metric("1", "raw of the best other way to fine-tune, at the same loss, minus raw of FT"),
     "evolution_alignment": Metric("1", "|gradient_alignment| of evolved changes"),
     "evolution_reached": Metric("1", "target_reached of evolved changes"),
@@ -137,8 +159,23 @@ METRICS = {
     "direct_over_null": Metric("1", "part_similarity of the demonstrations' values minus part_null"),
     "error_signal_excess": Metric("1", "error_excess for the loss of all tokens"),
     "label_error_signal_excess": Metric("1", "error_excess for the loss of the labels"),
-    "influence_share": Metric("1", "influence_correlation / influence_reliability"),
-    "order_sensitivity_ratio": Metric("1", "order_sensitivity_normalised of ICL / of FT"),
+    "contrast_error_signal_excess": Metric("1", "error_excess of what wrong labels change in both"),
+    "overlap_below_reordered": Metric("1", "token_overlap of ICL with ICL in another order minus that with FT"),
+    "oracle_ceiling": Metric("1", "positive control: oracle_alignment where a step along the gradient was distilled"),
+    # What the audit can tell, of each contrast (control) and each layer
+    "p_value": Metric("1", "two-sided sign-flip test over tasks and draws"),
+    "p_holm": Metric("1", "the same, corrected for all contrasts"),
+    "p_equivalence": Metric(
+        "1", "two one-sided tests: a small one says that the contrast lies within .02 of zero (.04 for maps)"
+    ),
+    "detectable_effect": Metric("1", "smallest mean that a paired t-test finds with a power of .8"),
+    "p_max_t": Metric("1", "of a layer's raw, corrected for all layers"),
+    "recovery_odds_ratio": Metric("1", "of the pooled corrections of FT and ICL", finite=False),
+    "p_recovery": Metric("1", "Fisher's exact test of the same"),
+    "recovered_low": Metric("1", "lower end of Wilson's 95 % interval of pooled Rec2FTP"),
+    "recovered_high": Metric("1", "upper end of the same"),
+    "influence_over_half": Metric("1", "influence_correlation minus half of influence_reliability"),
+    "order_sensitivity_log_ratio": Metric("1", "log of order_sensitivity_normalised of ICL / that of FT"),
     "gradient_line_share": Metric("1", "line_share of the gradient on the demonstrations"),
     "gradient_alignment_over_wrong_labels": Metric("1", "oracle_alignment of the gradient minus that of the one on wrong labels"),
     "explicit_similarity": Metric("1", "raw of a layer by hand, one gradient step in context and Dai et al.'s FT"),
