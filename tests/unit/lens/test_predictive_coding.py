@@ -70,7 +70,7 @@ def test_signed_errors_do_the_same_and_are_not_decoded(control):
     signed.load_state_dict(model.state_dict())
     _, summary = measured(signed, known, asked)
     assert (summary["decodes_error"], summary["updates_by_error"], summary["uses_error"]) == (0, 1, 1)
-    assert summary["predictive_coding"] == 0
+    assert summary["predictive_coding"] == 0.5  # D2 alone refutes nothing
 
 
 def test_without_corrections_nothing_is_found(control):
@@ -91,8 +91,12 @@ GOOD = {
     "error_specificity_inner_low": 0.05,
     "error_specificity_growth": 0.1,
     "error_ratio": 1.0,
+    "error_ratio_low": 0.9,
+    "error_ratio_high": 1.1,
     "update_gain_low": 0.02,
+    "update_gain_high": 0.04,
     "causal_slope": -0.4,
+    "causal_slope_low": -0.5,
     "causal_slope_high": -0.3,
     "causal_slope_off_identity": -0.3,
     "causal_slope_off_identity_high": -0.1,
@@ -126,9 +130,28 @@ def test_every_part_of_the_rule_can_say_no(metric, value, fails):
         "copies_followed": 0,
     }
     changed = judged(GOOD | {metric: value})
-    assert changed == verdicts | {fails: 0, "predictive_coding": 0}
+    assert changed == verdicts | {fails: 0, "predictive_coding": 0.5}
     missing = {name: number for name, number in GOOD.items() if name != metric}
-    assert judged(missing)["predictive_coding"] == 0
+    assert judged(missing)["predictive_coding"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"update_gain_low": 0.001, "update_gain_high": 0.0099}, 0),  # the drives are negligible
+        ({"update_gain_low": 0.001, "update_gain_high": 0.0101}, 0.5),
+        ({"error_ratio": 0.3, "error_ratio_high": 0.49}, 0),  # they are no errors
+        ({"error_ratio": 0.49, "error_ratio_high": 0.51}, 0.5),
+        ({"error_ratio": 1.7, "error_ratio_low": 1.51}, 0),
+        ({"error_ratio": 1.51, "error_ratio_low": 1.49}, 0.5),
+        ({"error_ratio": 0.3, "error_ratio_high": 0.49, "update_gain_low": 0.009}, 0.5),  # whatever they are, there may be none
+        ({"causal_slope": 0.2, "causal_slope_low": 0.01, "causal_slope_high": 0.3}, 0),  # the prediction is passed on
+        ({"causal_slope": 0.2, "causal_slope_low": -0.01, "causal_slope_high": 0.3}, 0.5),
+        ({"error_specificity_inner": -0.1, "error_specificity_inner_low": -0.2, "error_specificity_growth": -0.1}, 0.5),
+    ],
+)
+def test_what_tells_against_predictive_coding(changes, verdict):
+    assert judged(GOOD | changes)["predictive_coding"] == verdict
 
 
 def test_copying_needs_a_gain():

@@ -220,6 +220,7 @@ def specificity(
 ) -> Float[Tensor, "*batch state"]:
     """The gain for the error minus that for another word's number, at each layer.
 
-    The latter is below zero where the decoder has learned what does not carry over to other documents; that speaks for no error.
+    The latter counts as zero where it is below, as it is where the decoder has learned what does not carry over to other documents: a
+    failure to read predictions speaks for no error.
     """
     return true.gains(weights) - counterfactual.gains(weights).clamp(min=0)
