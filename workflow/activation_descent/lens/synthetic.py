@@ -28,7 +28,7 @@ class Trial:
     calibration_steps: int
     samples: int
     evaluation: int
-    learning_rate: float = 0.004
+    learning_rate: float = 0.02
     calibration_rate: float = 0.02
 
 
