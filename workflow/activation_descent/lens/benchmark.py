@@ -18,6 +18,7 @@ from activation_descent.lens.translators import Fit, Name, Reader, Translators, 
 
 SHAPES = {"small": (64, 6, 434, 512), "wide": (256, 4, 4000, 512)}  # width, layers, words, tokens
 WIDTH_OF_HEAD = 32
+LENGTH = 64  # predictions of a row
 
 Row = dict[str, Any]
 
@@ -40,7 +41,7 @@ def race(network: torch.nn.Module, tokens: int, steps: int) -> tuple[list[tuple[
     """Seconds and loss of each step, ours and the library's, one after the other; of the library none where it is not installed."""
     subject = Network(network, "benchmark")
     words, width = subject.unembedding.weight.shape[1:]
-    rows = torch.randint(words, (1, tokens // 64, 65), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(words, (1, tokens // LENGTH, LENGTH + 1), generator=torch.Generator().manual_seed(0))
     batch = batch_of(subject, rows)
     theirs = library_steps(network, batch, steps)
     own: list[tuple[float, float]] = []
@@ -67,7 +68,7 @@ def _network(width: int, layers: int, words: int) -> torch.nn.Module:
     torch.manual_seed(0)
     heads = width // WIDTH_OF_HEAD
     config = GPT2Config(
-        vocab_size=words, n_positions=64, n_embd=width, n_layer=layers, n_head=heads, bos_token_id=0, eos_token_id=0
+        vocab_size=words, n_positions=LENGTH + 1, n_embd=width, n_layer=layers, n_head=heads, bos_token_id=0, eos_token_id=0
     )
     network = GPT2LMHeadModel(config).eval()
     for parameter in network.parameters():

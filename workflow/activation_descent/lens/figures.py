@@ -106,7 +106,7 @@ def _heatmap(panel: "Axes", values: np.ndarray, signed: bool) -> None:
                 panel.text(
                     column,
                     row,
-                    f"{value:.2f}",
+                    f"{value if abs(value) >= 0.005 else 0:.2f}",
                     ha="center",
                     va="center",
                     fontsize=size,
@@ -287,7 +287,7 @@ def draw_vision(table: pd.DataFrame) -> "Figure":
         2,
         (11.5, 4.2),
         "Left: logistic regression on the features of each stage, images it was not fitted on; mean over seeds, seeds as thin lines, 95 % "
-        "bootstrap band.\nRight: dots are seeds, bars their mean. What lies beyond the axis is drawn at its end.",
+        "bootstrap band.\nRight: dots are seeds, bars their mean; the scale is logarithmic below -1.",
     )
     networks = CONTROLS["images"]
     for (variant, label), (colour, dashes) in zip(networks.items(), SERIES, strict=False):
@@ -296,7 +296,9 @@ def draw_vision(table: pd.DataFrame) -> "Figure":
     axes[0][0].set(title="Can the class be read?", xlabel="stage (0: stem)", ylabel="accuracy")
     axes[0][0].legend(fontsize="x-small")
     panel = axes[0][1]
-    panel.set_xlim(-6, 1.1)
+    # From -30 without skips to above zero
+    panel.set_xscale("symlog", linthresh=1)
+    panel.set(xlim=(-50, 1.5), xticks=[-30, -10, -3, -1, 0, 1], xticklabels=["-30", "-10", "-3", "-1", "0", "1"])
     for row, (variant, (colour, _)) in enumerate(zip(networks, SERIES, strict=False)):
         own = table[(table["variant"] == variant) & (table["metric"] == "calibrated_gain")]
         _seeds(panel, own["value"], row, colour, ".")

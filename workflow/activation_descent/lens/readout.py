@@ -95,13 +95,13 @@ class _Divergence(torch.autograd.Function):
         normaliser = torch.empty_like(cross)
         gradient = torch.empty_like(x) if context.needs_input_grad[0] else None
         for seed, layers in _slices(x, weight.shape[1]):
-            rows = x[seed, layers].flatten(0, 1)
-            masses = torch.addmm(bias[seed], rows, weight[seed].T)
-            largest = masses.amax(1, keepdim=True)
-            total = masses.sub_(largest).exp_().sum(1, keepdim=True)
-            normaliser[seed, layers] = (total.log() + largest).view(-1, x.shape[2])
-            if gradient is not None:
-                gradient[seed, layers] = (masses @ weight[seed]).div_(total).view(-1, *x.shape[2:])
+            for rows, logs, slope in _rows(x, normaliser, gradient, seed, layers, weight.shape[1]):
+                masses = torch.addmm(bias[seed], rows, weight[seed].T)
+                largest = masses.amax(1, keepdim=True)
+                total = masses.sub_(largest).exp_().sum(1, keepdim=True)
+                logs.copy_((total.log() + largest)[:, 0])
+                if slope is not None:
+                    torch.mm(masses, weight[seed], out=slope).div_(total)
         if gradient is not None:
             gradient -= towards[:, None]
             gradient = _through_norm(gradient, x, factor, unembedding)
@@ -141,6 +141,14 @@ def _slices(x: States, words: int) -> Iterator[tuple[int, slice]]:
     for seed in range(seeds):
         for first in range(0, layers, step):
             yield seed, slice(first, min(first + step, layers))
+
+
+def _rows(x: States, normaliser: Tensor, gradient: Tensor | None, seed: int, layers: slice, words: int) -> Iterator[tuple]:
+    """Views of a slice, row by row, as many at once as `CHUNK` allows."""
+    flat = [None if one is None else one[seed, layers].flatten(0, 1) for one in (x, normaliser, gradient)]
+    size = max(64, CHUNK // words)
+    for first in range(0, len(flat[0]), size):
+        yield tuple(None if one is None else one[first : first + size] for one in flat)
 
 
 def divergence(states: States, unembedding: Unembedding, batch: Batch) -> ByToken:

@@ -126,7 +126,9 @@ METRICS = {
     "decodes_error": Metric("1", "D2 holds: 1 or 0"),
     "updates_by_error": Metric("1", "D3 holds: 1 or 0"),
     "uses_error": Metric("1", "D4 holds: 1 or 0"),
-    "predictive_coding": Metric("1", "1: D2, D3 and D4 hold; 0: D3 or D4 tells against it; 1/2: neither (`lens.predictive_coding.judged`)"),
+    "predictive_coding": Metric(
+        "1", "1: D2, D3 and D4 hold; 0: D3 or D4 tells against it; 1/2: neither (`lens.predictive_coding.judged`)"
+    ),
     "copies_followed": Metric("1", "D3: lambda below .3 with a gain of at least .01: 1 or 0"),
     # Image classifiers, the negative control. layer: a stage, 0 the stem; -1: the network
     "test_accuracy": Metric("1", "of the network on test images"),
