@@ -81,9 +81,8 @@ def test_without_corrections_nothing_is_found(control):
         idle.rate.zero_()
         idle.prior.normal_(generator=torch.Generator().manual_seed(0))
     _, summary = measured(idle, known, asked)
-    assert not any(
-        summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "predictive_coding", "copies_followed")
-    )
+    assert not any(summary[name] for name in ("decodes_error", "updates_by_error", "uses_error", "copies_followed"))
+    assert summary["predictive_coding"] == 0.5  # without updates there is nothing that errors could explain
 
 
 GOOD = {

@@ -172,4 +172,4 @@ def test_records_of_a_variant():
     again = train_seed("inception_residual", SETTINGS, 0, 1)
     with torch.no_grad():
         right = again.network.logits(again.test_features[-1]).argmax(1) == again.test.labels
-    assert value[1, "test_accuracy", -1] == right.double().mean().item()
+    assert value[1, "image_accuracy", -1] == right.double().mean().item()

@@ -246,7 +246,7 @@ def vision_records(
         row = base | {"seed": seed, "layer": -1}
         with torch.no_grad():
             right = one.network.logits(one.test_features[-1]).argmax(1) == one.test.labels
-        yield row | {"metric": "test_accuracy", "value": float(right.double().mean())}
+        yield row | {"metric": "image_accuracy", "value": float(right.double().mean())}
         accuracies = [
             probe_accuracy(known, one.train.labels, asked, one.test.labels, settings.probe_penalty)
             for known, asked in zip(one.train_features, one.test_features, strict=True)

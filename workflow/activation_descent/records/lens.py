@@ -131,7 +131,7 @@ METRICS = {
     ),
     "copies_followed": Metric("1", "D3: lambda below .3 with a gain of at least .01: 1 or 0"),
     # Image classifiers, the negative control. layer: a stage, 0 the stem; -1: the network
-    "test_accuracy": Metric("1", "of the network on test images"),
+    "image_accuracy": Metric("1", "of the network on test images"),
     "probe_accuracy": Metric("1", "of logistic regression on a stage's features, on test images"),
     "probe_accuracy_gain": Metric("1", "probe_accuracy of the last stage minus that of the stem"),
     "rotated_information": Metric("1", "S_rot: shared_information with every layer in a basis of its own", finite=False),
