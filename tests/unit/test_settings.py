@@ -14,6 +14,7 @@ from activation_descent.settings import (
     resolve_attention,
     resolve_finetuning,
     resolve_language,
+    resolve_lens,
     resolve_regression,
     shard_of,
 )
@@ -274,7 +275,7 @@ def test_the_readme_explains_every_key_of_the_schema_and_no_other():
     text = (ROOT / "config/README.md").read_text()
     table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     explained = {key for cell in table for key in re.findall(r"`([^`]+)`", cell)}
-    definitions = [SCHEMA["$defs"][name] for name in ("training", "pretraining", "mixture")]
+    definitions = [SCHEMA["$defs"][name] for name in ("training", "pretraining", "mixture", "measurement")]
     assert explained == {*keys(SCHEMA), *(key for definition in definitions for key in definition["properties"])}
 
 
@@ -317,3 +318,38 @@ def test_the_shipped_attention_study_is_fine():
 def test_attention_settings_that_do_not_go_together(path, value, sentence):
     with pytest.raises(SettingsError, match=f"^configuration: attention\\.{sentence}"):
         attention(change(f"attention.{path}", value))
+
+
+def lenses(config):
+    return resolve_lens(config["lens"], config["language"])
+
+
+def test_lenses_are_fitted_to_the_studys_own_models_and_to_named_ones():
+    subjects = lenses(CONFIG)
+    assert list(subjects) == ["untied", "tied_loops", "tied", "random_body", "deep"]
+    assert subjects["untied"] == {
+        "seeds": CONFIG["lens"]["bodies"]["seeds"],
+        "length": CONFIG["lens"]["bodies"]["length"],
+        "measurement": CONFIG["lens"]["measurement"],
+    }
+    own = CONFIG["lens"]["models"]["deep"]["measurement"]
+    assert subjects["deep"]["measurement"] == CONFIG["lens"]["measurement"] | own
+    assert own
+    assert list(lenses(change("lens.models.deep", None))) == ["untied", "tied_loops", "tied", "random_body"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("bodies.heads", 3, r"bodies: hidden_size 32 does not divide into 3 heads of an even size"),
+        ("models.other", {"seeds": 3, "length": 64}, r"models\.other: there is no such model in language\.models"),
+        (
+            "predictive_coding.models",
+            ["deep", "other"],
+            r"predictive_coding\.models: 'other' is not one of untied, .*deep; probes need",
+        ),
+    ],
+)
+def test_lens_settings_that_do_not_go_together(path, value, sentence):
+    with pytest.raises(SettingsError, match=f"^configuration: lens\\.{sentence}"):
+        lenses(change(f"lens.{path}", value))

@@ -28,6 +28,7 @@ VARIANTS = {
     *("map_ridge", "classic_slot", "sine_layer", "sine_descent"),
 }
 SIZES = {"default", "deep"}
+BODIES = {"untied", "tied_loops", "tied", "random_body"}
 ATTENTIONS = {"vanilla", "moving_average", "momentum", "convolution", "recency_bias"}
 
 
@@ -44,9 +45,13 @@ def test_every_claim_is_judged(smoke):
     trained = table["study"].isin(["regression", "language"])
     tuned = table["study"] == "finetuning"  # two tasks have two draws each
     later = ~trained & ~tuned
+    lenses = table["study"] == "lens"
     assert (table["verdict"][~later] == "inconclusive").all()  # two seeds judge nothing, and no model has learned in context
     assert (table["n"][run & trained] == 2).all()
-    assert (table["n"][later] > 0).mean() > 0.9  # two softmax heads are not trained, and no head may stand out
+    assert (table["n"][later & ~lenses] > 0).mean() > 0.9  # two softmax heads are not trained, and no head may stand out
+    untrained = table["statistic"].str.contains("(deep)", regex=False)  # knows nothing beyond mean frequencies: no ratios
+    assert (table["n"][lenses & ~untrained] == 2).all()
+    assert (table["n"][lenses & untrained] == 2).any()
     assert table["n"][run & tuned].between(0, 4).all()
     assert (table["n"][run & tuned] > 0).mean() > 0.9  # where nothing was corrected, there is no share of corrections
     assert (table["n"][~run & ~later] == 0).all()  # variants that the smoke run leaves out
@@ -65,7 +70,9 @@ def test_records_keep_the_contract(smoke):
     assert len(language) == (4 + 1) * len(SIZES)
     tuned = sorted(smoke.folder.glob("results/smoke/finetuning/**/*.csv"))
     assert len(tuned) == 3 * len(SIZES) + 1 + len(ATTENTIONS) + 2
-    later = [path for study in ("attention", "reasoning") for path in smoke.folder.glob(f"results/smoke/{study}/**/*.csv")]
+    later = [
+        path for study in ("attention", "reasoning", "lens") for path in smoke.folder.glob(f"results/smoke/{study}/**/*.csv")
+    ]
     assert len(later) > 15
     for path in (*paths, *language, *tuned, *later):
         records.read(path)
@@ -92,6 +99,7 @@ def test_wandb_runs_are_readable_one_for_each_job(smoke):
     trained |= {f"train_finetuning_momentum-{attention}" for attention in ATTENTIONS}
     trained |= {f"train_attention_layers-{attention}" for attention in ("linear", "softmax")}
     trained |= {f"train_attention_toy_problems-{problem}" for problem in ("recall", "induction", "copying", "regression")}
+    trained |= {f"train_lens_body-{body}" for body in BODIES} | {"train_lens_vision-digits"}
     trained |= {"train_reasoning_knapsack-encoder", "train_reasoning_knapsack-perceptron", "train_reasoning_logic-logic"}
     assert identities == trained | {f"probe_finetuning-{size}" for size in SIZES} | {"probe_finetuning_inside-default"}
     folder = next(folder for folder in folders if folder.name.endswith("train_regression-one_layer"))

@@ -12,6 +12,7 @@ from activation_descent.settings import (
     resolve_attention,
     resolve_finetuning,
     resolve_language,
+    resolve_lens,
     resolve_regression,
     shard_of,
 )
@@ -55,6 +56,7 @@ def checked_settings():
         attention = resolve_attention(config["attention"], variants, config["language"])
         check_toy_problems(config["attention"]["toy_problems"])
         check_reasoning(config["reasoning"])
+        lenses = resolve_lens(config["lens"], config["language"])
         check_shards(config["shards"], variants, config["finetuning"]["models"])
         document = read_yaml(workflow.source_path("../../config/claims.yaml"))
         check_schema(
@@ -74,12 +76,13 @@ def checked_settings():
                 *MECHANISMS,
             ],
             "reasoning": SOLVERS,
+            "lens": [*lenses, *config["lens"]["models"], *LENS_CONTROLS],
         }
         check_claims(document["claims"], known)
         check_answer(document["answer"], document["claims"])
     except ActivationDescentError as error:
         raise WorkflowError(str(error))
-    return variants, sizes, finetuning, attention, document
+    return variants, sizes, finetuning, attention, lenses, document
 
 
 # What claims may name besides variants: comparisons of several variants, and learners without a network
@@ -105,7 +108,18 @@ MECHANISMS = ["softmax", "efficient", "performer", "elu", "linear", "latent", "l
 TOY_PROBLEMS = ["recall", "induction", "copying", "regression"]
 # Knapsack, and logic by what a network was trained on
 SOLVERS = ["knapsack", "rule_priority", "label_priority", "construction"]
-VARIANTS, SIZES, FINETUNING, ATTENTION, DOCUMENT = checked_settings()
+# Synthetic streams, image classifiers, and the model whose layers correct errors
+LENS_CONTROLS = [
+    "iterative",
+    "additive",
+    "carried",
+    "drifting",
+    "inception",
+    "inception_residual",
+    "tied_residual",
+    "error_correction",
+]
+VARIANTS, SIZES, FINETUNING, ATTENTION, LENSES, DOCUMENT = checked_settings()
 CLAIMS = DOCUMENT["claims"]
 # An overlay drops a figure by setting it to null
 FIGURES = {name: figure for name, figure in config["regression"]["figures"].items() if figure}
@@ -189,6 +203,13 @@ def regression_records():
     updates = collect("<run>/regression/{table}.csv", table=["updates", "updates_statistics"] if of_kind("updates") else [])
     tables = [*variants, *probed, *rolled_out, *sizes, *ladder, *sine, *alone, *updates]
     return tables, [table for table in tables if table.endswith(("statistics.csv", "probes.csv", "sizes.csv"))]
+
+
+def starts_of(variant):
+    """First random start of each shard of a variant, and the one after its last."""
+    starts, shards = VARIANTS[variant]["best_of"] or VARIANTS[variant]["seeds"], config["shards"]["regression"][variant]
+    parts = [shard_of(starts, shards, shard) for shard in range(shards)]
+    return [[part.start, part.stop] for part in parts]
 
 
 def regression_costs():
@@ -365,13 +386,78 @@ def reasoning_costs():
     return [*knapsack, *(f"<run_benchmarks>/{rule}.tsv" for rule in alone)]
 
 
+# The lens study's own models, trained here, and the subjects that are asked whether they are predictive coding
+BODIES = [variant for variant in LENSES if variant not in MODELS]
+PREDICTIVE = ["error_correction", *(name for name in config["lens"]["predictive_coding"]["models"] if name in LENSES)]
+
+
+def lens_name(variant):
+    """What figures call a subject."""
+    own = {
+        "untied": "untied layers",
+        "tied_loops": "tied layers, a loss at every loop",
+        "tied": "tied layers, a loss at the end",
+        "random_body": "frozen random layers",
+    }
+    return own[variant] if variant in BODIES else MODELS[variant]["name"]
+
+
+def lens_subject(wildcards):
+    """What lenses are fitted to: one of the study's own models, or a language model."""
+    if wildcards.variant in BODIES:
+        return {
+            "body": f"<run>/lens/bodies/{wildcards.variant}/model.safetensors",
+            "world": "<run>/language/corpus/world.json",
+        }
+    return {"model": embedded_model(wildcards)}
+
+
+def predictive_coding_subject(wildcards):
+    """The same with its lenses; the control trains itself and needs none."""
+    if wildcards.variant == "error_correction":
+        return {}
+    return lens_subject(wildcards) | {"translators": f"<run>/lens/{wildcards.variant}/translators.safetensors"}
+
+
+def lens_figures():
+    """Figures of the study."""
+    own = collect("<run>/lens/figures/{variant}_{figure}.svg", variant=LENSES, figure=["transfer", "lenses", "trajectory"])
+    return [*own, *collect("<run>/lens/figures/{name}.svg", name=["controls", "vision", "predictive_coding", "readability"])]
+
+
+def lens_records():
+    """All tables of records of the study, and which of them claims may read."""
+    lenses = collect("<run>/lens/{variant}/lenses.csv", variant=LENSES)
+    training = collect("<run>/lens/bodies/{body}/training.csv", body=BODIES)
+    judged = [
+        *collect("<run>/lens/{variant}/statistics.csv", variant=LENSES),
+        *collect("<run>/lens/{variant}/predictive_coding_statistics.csv", variant=PREDICTIVE),
+        *collect("<run>/lens/{name}_statistics.csv", name=["synthetic", "vision"]),
+    ]
+    return [*lenses, *training, *judged], judged
+
+
+def lens_costs():
+    """Benchmark files of the study's jobs."""
+    jobs = {
+        "train_lens_body": BODIES,
+        "probe_lens": LENSES,
+        "probe_lens_predictive_coding": PREDICTIVE,
+        "compare_lens": LENSES,
+        "plot_lens": LENSES,
+    }
+    alone = ["probe_lens_synthetic", "train_lens_vision", "plot_lens_controls"]
+    named = [f"<run_benchmarks>/{rule}/{name}.tsv" for rule, names in jobs.items() for name in names]
+    return named + [f"<run_benchmarks>/{rule}.tsv" for rule in alone]
+
+
 def drawn_from():
     """For each figure the records that it is drawn from, both below the run's folder."""
 
     def below(path):
         return os.path.relpath(path, os.path.dirname(rules.prepare_config.output[0]))
 
-    of_variants = {rules.plot_language: MODELS, rules.plot_finetuning: AUDITED}
+    of_variants = {rules.plot_language: MODELS, rules.plot_finetuning: AUDITED, rules.plot_lens: LENSES}
     alone = [
         rules.plot_language_sizes,
         rules.plot_language_pretraining,
@@ -380,6 +466,7 @@ def drawn_from():
         rules.plot_attention,
         rules.plot_attention_toy_problems,
         rules.plot_reasoning,
+        rules.plot_lens_controls,
     ]
     found = {}
     for plotted, variants in [*of_variants.items(), *((plotted, [""]) for plotted in alone)]:

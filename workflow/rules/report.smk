@@ -23,6 +23,7 @@ rule judge_claims:
             *attention_records()[1],
             *toy_problem_records()[1],
             *reasoning_records()[1],
+            *lens_records()[1],
         ],
     output:
         report(
@@ -58,6 +59,7 @@ rule render_page:
             *attention_figures(),
             *toy_problem_figures(),
             *reasoning_figures(),
+            *lens_figures(),
         ],
         records=[
             *regression_records()[0],
@@ -66,6 +68,7 @@ rule render_page:
             *attention_records()[0],
             *toy_problem_records()[0],
             *reasoning_records()[0],
+            *lens_records()[0],
         ],
         corpus=rules.prepare_language_corpus.output.sample if EMBEDDED else [],
         config=rules.prepare_config.output,
@@ -77,6 +80,7 @@ rule render_page:
             *attention_costs(),
             *toy_problem_costs(),
             *reasoning_costs(),
+            *lens_costs(),
         ],
     output:
         "<run>/index.html",

@@ -24,6 +24,9 @@ KNOBS = {
     "probe_attention_heads": ("attention.models", "attention.scan.bases"),
     "train_reasoning_knapsack": ("reasoning.knapsack.training.layers", "reasoning.knapsack.training.seeds"),
     "train_reasoning_logic": ("reasoning.logic.steps", "reasoning.logic.seeds"),
+    "train_lens_body": ("lens.bodies.steps", "lens.bodies.seeds"),
+    "probe_lens": ("lens.models", "lens.measurement.steps"),
+    "train_lens_vision": ("lens.vision.lens_steps", "lens.vision.seeds"),
 }
 MOST = 0.5  # of the CPU time is what "first" means
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from activation_descent.errors import RecordsError
 from activation_descent.files import whole
-from activation_descent.records import attention, benchmark, finetuning, language, reasoning, regression
+from activation_descent.records import attention, benchmark, finetuning, language, lens, reasoning, regression
 
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
@@ -21,7 +21,7 @@ EXTRA_COLUMNS = {
     "learner": "who predicts: transformer, untrained, interpolated, optimum (closed form), label (nobody) or a learner of the ladder",
     "reference": "the learner that a transformer is compared with, or none",
     "layers": "K, layers of a network or steps of a learner",
-    "layer": "one of them, from 1",
+    "layer": "one of them, from 1; of lenses the states that enter it, from 0, and -1 for all",
     "context_length": "N, examples in the context",
     "input_dim": "d, entries of an input",
     "output_dim": "entries of a label",
@@ -45,6 +45,9 @@ EXTRA_COLUMNS = {
     "head": "of a layer, from 1; 0 for all of them together",
     "reading": "the gradient step that a head's updates are held against (`attention.readings`)",
     "share": "of the training sequences that are linear regression",
+    "lens": "kind of translator (`lens.translators`)",
+    "states": "what a lens reads: states of the model, rotated, or with updates carried along in bases of their own",
+    "fitted": "the layer that a translator was fitted at, when it reads `layer`",
 }
 
 METRICS = {
@@ -53,6 +56,7 @@ METRICS = {
     **finetuning.METRICS,
     **attention.METRICS,
     **reasoning.METRICS,
+    **lens.METRICS,
     **benchmark.METRICS,
 }
 

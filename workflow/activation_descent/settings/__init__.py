@@ -3,6 +3,7 @@
 from activation_descent.settings.attention import check_toy_problems, resolve_attention
 from activation_descent.settings.finetuning import resolve_finetuning
 from activation_descent.settings.language import resolve_language
+from activation_descent.settings.lens import resolve_lens
 from activation_descent.settings.reasoning import check_reasoning
 from activation_descent.settings.regression import resolve_regression
 from activation_descent.settings.schema import check_schema
@@ -16,6 +17,7 @@ __all__ = [
     "resolve_attention",
     "resolve_finetuning",
     "resolve_language",
+    "resolve_lens",
     "resolve_regression",
     "shard_of",
 ]
