@@ -13,9 +13,8 @@ words v, tells it from copying, which passes on what followed and nothing of wha
 
 c_t^0 as a further control (`WITH_FIRST`) is reported and not judged by, because it hides what is looked for. In a model that does
 correct errors layer by layer, c_t^l - c_t^0 is the sum of the corrections so far and so nearly the next one. It takes four fifths of the
-drives' gain from the positive control (.67 to .14), and where the control's kernel is not nearly one of these two, lambda comes out
-near 2. The first layer is left out: p_s^0 is a function of x_s. Sums of products are kept for each document, so that documents can be
-resampled and layers pooled without another look at the data.
+drives' gain from the positive control (.67 to .14). The first layer is left out: p_s^0 is a function of x_s. Sums of products are kept for
+each document, so that documents can be resampled and layers pooled without another look at the data.
 """
 
 from collections.abc import Sequence
