@@ -5,18 +5,6 @@ ruleorder: merge_finetuning > probe_finetuning
 ruleorder: merge_finetuning > probe_finetuning_inside
 
 
-def one_of(names):
-    """What a wildcard may be; nothing at all if there are no names."""
-    return "|".join(names) or "(?!)"
-
-
-def starts_of(variant):
-    """First random start of each shard of a variant, and the one after its last."""
-    starts, shards = VARIANTS[variant]["best_of"] or VARIANTS[variant]["seeds"], config["shards"]["regression"][variant]
-    parts = [shard_of(starts, shards, shard) for shard in range(shards)]
-    return [[part.start, part.stop] for part in parts]
-
-
 use rule train_regression as train_regression_shard with:
     output:
         weights=temp("<run>/regression/{variant}/shards/{shard}.safetensors"),
