@@ -73,13 +73,14 @@ def outcome(project):
 
 
 def test_twenty_kills_at_random_moments_change_no_byte(tmp_path, undisturbed):
-    """Half of them end Snakemake and with it its jobs, half a job alone, which Snakemake tries again."""
+    """A quarter of them end Snakemake and with it its jobs, the others a job alone, which Snakemake tries again."""
     project, chance, killed = tiny(tmp_path), random.Random(0), {"run": 0, "job": 0}
+    kinds = chance.sample(["run", "job"], k=KILLS, counts=[KILLS // 4, KILLS - KILLS // 4])
     # Without locks, which only a human should break; `test_faults` has the run with `--unlock`
     again = (*RUN, "--nolock", "--retries", str(KILLS))
     while sum(killed.values()) < KILLS and not (project.folder / WEIGHTS).exists():
         with started(project, *again) as process:
-            for kind in chance.choices(["run", "job"], [1, 3], k=KILLS):
+            for kind in kinds[sum(killed.values()) :]:
                 deadline = time.monotonic() + 120
                 while not (found := jobs_of(process)) and process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.02)

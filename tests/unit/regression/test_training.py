@@ -194,6 +194,7 @@ VARIANTS = {
     "sine": {"tasks": "sine", "input_dim": 1, "half_range": 5.0, "embedding_size": 8},
     "fixed data": {"dataset_size": 128},
     "ridge targets": {"target": "ridge"},
+    "as many weights as fill no vector": {"input_dim": 10, "context_length": 10},
 }
 
 

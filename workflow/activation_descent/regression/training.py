@@ -220,8 +220,8 @@ def rate_at(settings: Training, step: int) -> float:
 class Job:
     """The replications of one variant: their weights side by side, and one optimiser for all of them.
 
-    AdamW without decay, as in the authors' code, works on each number alone, so that one call for all seeds does what a call for each
-    would do.
+    AdamW without decay, as in the authors' code, works on each number alone. Each start is a tensor of its own to it: the last numbers of
+    a tensor, which fill no vector of the processor, are rounded in another way, and would depend on who trains beside them.
     """
 
     def __init__(self, settings: Training, root: int, variant: str, device: str = "cpu", starts: range | None = None):
@@ -241,7 +241,7 @@ class Job:
         self.batch = batch_array(settings, len(self.starts))
         self.dataset: dict[tuple[int, int], Tasks] = {}
         self.moments = {
-            "step": torch.zeros((), device=device),
+            "step": torch.zeros(len(self.starts), device=device),
             "exp_avg": torch.zeros_like(self.weights),
             "exp_avg_sq": torch.zeros_like(self.weights),
         }
@@ -262,12 +262,12 @@ class Job:
         from torch.optim.adam import adam
 
         adam(
-            [self.weights],
-            [gradients],
-            [self.moments["exp_avg"]],
-            [self.moments["exp_avg_sq"]],
+            [*self.weights],
+            [*gradients],
+            [*self.moments["exp_avg"]],
+            [*self.moments["exp_avg_sq"]],
             [],
-            [self.moments["step"]],
+            [*self.moments["step"]],
             fused=True,
             amsgrad=False,
             beta1=self.settings.beta1,
