@@ -245,18 +245,6 @@ def embedded_model(wildcards):
     return []
 
 
-def one_of(names):
-    """What a wildcard may be; nothing at all if there are no names."""
-    return "|".join(names) or "(?!)"
-
-
-def starts_of(variant):
-    """First random start of each shard of a variant, and the one after its last."""
-    starts, shards = VARIANTS[variant]["best_of"] or VARIANTS[variant]["seeds"], config["shards"]["regression"][variant]
-    parts = [shard_of(starts, shards, shard) for shard in range(shards)]
-    return [[part.start, part.stop] for part in parts]
-
-
 def language_figures():
     """Figures of the study; those that compare embedded models, if there are any."""
     return collect("<run>/language/figures/{name}.svg", name=[*MODELS, *(["sizes", "pretraining"] if EMBEDDED else [])])
