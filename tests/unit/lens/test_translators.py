@@ -56,12 +56,17 @@ def test_parameters_of_each_kind(kind, size):
     assert initial(kind, layers=6, width=64).size == size
 
 
+@pytest.mark.parametrize("tokens_first", [False, True])
+@pytest.mark.parametrize("chunk", [2 * TOKENS * WORDS, 5 * WORDS])
 @pytest.mark.parametrize("norm", ["none", "rms", "layer"])
-def test_divergence_and_its_gradient(norm, monkeypatch):
-    monkeypatch.setattr(readout, "CHUNK", 2 * TOKENS * WORDS)  # two layers at once, so that there are several parts
+def test_divergence_and_its_gradient(norm, chunk, tokens_first, monkeypatch):
+    """Two layers at once and parts of a layer, also of states that lie in memory by token."""
+    monkeypatch.setattr(readout, "CHUNK", chunk)
+    monkeypatch.setattr(readout, "FEWEST", 3)
     own, read = unembedding(norm, torch.float64), batch(torch.float64)
-    states = read.states.clone().requires_grad_(True)
-    found = divergence(states, own, read)
+    states = read.states.transpose(1, 2).contiguous().transpose(1, 2) if tokens_first else read.states.clone()
+    states.requires_grad_(True)
+    found = divergence(states, own, read).detach()
     for seed in range(SEEDS):
         for layer in range(LAYERS):
             for token in range(TOKENS):

@@ -19,6 +19,7 @@ Probabilities = Float[Tensor, "seed token word"]
 ByToken = Float[Tensor, "seed layer token"]
 
 CHUNK = 1 << 18  # logits computed at once: what fits the caches, and a bound on memory where the vocabulary is large
+FEWEST = 64  # rows that are worth a product
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ class _Divergence(torch.autograd.Function):
         towards = torch.bmm(target, weight)  # seed token feature
         constant = negative_entropy - torch.einsum("stw,sw->st", target, bias)
         cross = torch.linalg.vecdot(x, towards[:, None])
-        normaliser = torch.empty_like(cross)
-        gradient = torch.empty_like(x) if context.needs_input_grad[0] else None
+        normaliser = x.new_empty(x.shape[:-1])  # in one piece, whatever the layout of the states
+        gradient = x.new_empty(x.shape) if context.needs_input_grad[0] else None
         for seed, layers in _slices(x, weight.shape[1]):
             for rows, logs, slope in _rows(x, normaliser, gradient, seed, layers, weight.shape[1]):
                 masses = torch.addmm(bias[seed], rows, weight[seed].T)
@@ -144,11 +145,12 @@ def _slices(x: States, words: int) -> Iterator[tuple[int, slice]]:
 
 
 def _rows(x: States, normaliser: Tensor, gradient: Tensor | None, seed: int, layers: slice, words: int) -> Iterator[tuple]:
-    """Views of a slice, row by row, as many at once as `CHUNK` allows."""
-    flat = [None if one is None else one[seed, layers].flatten(0, 1) for one in (x, normaliser, gradient)]
-    size = max(64, CHUNK // words)
-    for first in range(0, len(flat[0]), size):
-        yield tuple(None if one is None else one[first : first + size] for one in flat)
+    """A slice, row by row, as many at once as `CHUNK` allows; what is written to are views."""
+    rows = x[seed, layers].flatten(0, 1)
+    written = [None if one is None else one[seed, layers].view(len(rows), *one.shape[3:]) for one in (normaliser, gradient)]
+    size = max(FEWEST, CHUNK // words)
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size], *(None if one is None else one[first : first + size] for one in written)
 
 
 def divergence(states: States, unembedding: Unembedding, batch: Batch) -> ByToken:
