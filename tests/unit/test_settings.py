@@ -16,9 +16,8 @@ from activation_descent.settings import (
     resolve_language,
     resolve_lens,
     resolve_regression,
-    shard_of,
 )
-from activation_descent.settings.shards import own_part
+from activation_descent.shards import own_part, shard_of
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())

@@ -14,8 +14,8 @@ from activation_descent.settings import (
     resolve_language,
     resolve_lens,
     resolve_regression,
-    shard_of,
 )
+from activation_descent.shards import shard_of
 
 
 def read_yaml(path):

@@ -11,7 +11,7 @@ import torch
 from activation_descent import records
 from activation_descent.finetuning import STUDY, cells, inside, protocol
 from activation_descent.language.prompts import speakers_of
-from activation_descent.settings.shards import own_part
+from activation_descent.shards import own_part
 from activation_descent.tracking import log_to, track
 
 log_to(snakemake.log[0])

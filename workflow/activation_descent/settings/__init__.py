@@ -7,7 +7,7 @@ from activation_descent.settings.lens import resolve_lens
 from activation_descent.settings.reasoning import check_reasoning
 from activation_descent.settings.regression import resolve_regression
 from activation_descent.settings.schema import check_schema
-from activation_descent.settings.shards import check_shards, shard_of
+from activation_descent.settings.shards import check_shards
 
 __all__ = [
     "check_reasoning",
@@ -19,5 +19,4 @@ __all__ = [
     "resolve_language",
     "resolve_lens",
     "resolve_regression",
-    "shard_of",
 ]
