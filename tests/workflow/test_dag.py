@@ -22,15 +22,15 @@ def planned(output):
 
 
 @pytest.mark.parametrize(
-    ("scale", "variants", "probed", "rolled_out", "figures", "waves", "embedded", "models", "tuned", "audited"),
+    ("scale", "variants", "probed", "rolled_out", "figures", "waves", "embedded", "models", "tuned", "audited", "read", "predictive"),
     [
-        ("config", 31, 11, 2, 20, 2, 3, 3, 3, 1),
-        ("smoke", 13, 3, 1, 14, 1, 2, 2, 2, 1),
-        ("paper", 35, 11, 2, 20, 2, 3, 9, 9, 7),
+        ("config", 31, 11, 2, 20, 2, 3, 3, 3, 1, 1, 3),
+        ("smoke", 13, 3, 1, 14, 1, 2, 2, 2, 1, 1, 2),
+        ("paper", 35, 11, 2, 20, 2, 3, 9, 9, 7, 5, 5),
     ],
 )
 def test_dry_run_of_every_configuration(
-    project, scale, variants, probed, rolled_out, figures, waves, embedded, models, tuned, audited
+    project, scale, variants, probed, rolled_out, figures, waves, embedded, models, tuned, audited, read, predictive
 ):
     overlay = [] if scale == "config" else ["--configfile", f"config/{scale}.yaml"]
     assert planned(project.snakemake("--dry-run", "--cores", "2", *overlay)) == {
@@ -78,12 +78,12 @@ def test_dry_run_of_every_configuration(
         "compare_reasoning": 1,
         "plot_reasoning": 1,
         "train_lens_body": 4,
-        "probe_lens": 4 + 1,
+        "probe_lens": 4 + read,
         "probe_lens_synthetic": 1,
         "train_lens_vision": 1,
-        "probe_lens_predictive_coding": 3 + 1,
-        "compare_lens": 4 + 1,
-        "plot_lens": 4 + 1,
+        "probe_lens_predictive_coding": predictive + 1,
+        "compare_lens": 4 + read,
+        "plot_lens": 4 + read,
         "plot_lens_controls": 1,
         "prepare_config": 1,
         "judge_claims": 1,
