@@ -57,9 +57,9 @@ def test_comments_touches_and_other_rooms_do_not(package, module, text):
 def test_a_template_counts(tmp_path, package):
     copy, digest = package
     script = tmp_path / "script.py"
-    script.write_text("from activation_descent import page\n")
+    script.write_text("from activation_descent.page import render\n")
     before = digest()
-    append(copy / "page.html.j2", "\n")
+    append(copy / "page/page.html.j2", "\n")
     assert digest() != before
 
 

@@ -22,7 +22,20 @@ def planned(output):
 
 
 @pytest.mark.parametrize(
-    ("scale", "variants", "probed", "rolled_out", "figures", "waves", "embedded", "models", "tuned", "audited", "read", "predictive"),
+    (
+        "scale",
+        "variants",
+        "probed",
+        "rolled_out",
+        "figures",
+        "waves",
+        "embedded",
+        "models",
+        "tuned",
+        "audited",
+        "read",
+        "predictive",
+    ),
     [
         ("config", 31, 11, 2, 20, 2, 3, 3, 3, 1, 1, 3),
         ("smoke", 13, 3, 1, 14, 1, 2, 2, 2, 1, 1, 2),
