@@ -471,8 +471,9 @@ def drawn_from():
     found = {}
     for plotted, variants in [*of_variants.items(), *((plotted, [""]) for plotted in alone)]:
         for variant in variants:
-            read = [below(path.format(variant=variant)) for path in plotted.input]
-            found.update({below(figure.format(variant=variant)): read for figure in plotted.output})
+            own = {"variant": variant}
+            read = [below(path.apply_wildcards(own)) for path in plotted.input]
+            found.update({below(figure.apply_wildcards(own)): read for figure in plotted.output})
     for figure in FIGURES:
         read = shown_in_figure(SimpleNamespace(figure=figure)).values()
         paths = [path for table in read for path in ([table] if isinstance(table, str) else table)]
