@@ -72,7 +72,7 @@ class Passing:
         self.unembedding = unembedding
 
     def record(self, tokens):
-        raise NotImplementedError
+        raise AssertionError("influence starts from states that were recorded before")
 
     def resume(self, tokens, layer, states):
         return states
