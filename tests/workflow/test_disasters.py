@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
@@ -105,7 +106,9 @@ def test_a_second_run_in_the_same_folder_is_turned_away_and_the_first_ends_well(
         deadline = time.monotonic() + 120
         while not (locks.exists() and any(locks.iterdir())) and time.monotonic() < deadline:
             time.sleep(0.05)
+        first.send_signal(signal.SIGSTOP)  # holds the lock for as long as the second run takes to come
         output = project.snakemake(*RUN, ok=False)
+        first.send_signal(signal.SIGCONT)
         assert "Directory cannot be locked" in output
         assert "Traceback" not in output
         assert first.wait(300) == 0
