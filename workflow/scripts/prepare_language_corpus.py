@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from activation_descent.language import STUDY
 from activation_descent.language.corpus import Corpus, Mixture
-from activation_descent.language.world import STUDY, make_tokenizer, make_world, save_world
+from activation_descent.language.world import make_tokenizer, make_world, save_world
 from activation_descent.records import write_text
 from activation_descent.seeding import generator
 from activation_descent.tracking import log_to

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.language import accuracy, quiz
+from activation_descent.language import STUDY, accuracy, quiz
 from activation_descent.language.prompts import speakers_of
-from activation_descent.language.world import STUDY, load_world
+from activation_descent.language.world import load_world
 from activation_descent.tracking import log_to
 
 log_to(snakemake.log[0])

@@ -30,7 +30,7 @@ evaluation = measure.evaluate(source, lenses, settings)
 rows = [*measure.lens_records(evaluation, params.seed, variant), *measure.path_records(source, lenses, settings, variant)]
 shown = measure.shown_trajectory(source, lenses, settings)
 translators.save(
-    {kind: reader.translators for (kind, states), reader in lenses.readers.items() if states == measure.MODEL},
+    {kind: reader.translators for (kind, states), reader in lenses.readers.items() if states == MODEL},
     Path(snakemake.output.translators),
 )
 records.write_text(json.dumps(shown.as_dict(), ensure_ascii=False, indent=1) + "\n", snakemake.output.trajectory)

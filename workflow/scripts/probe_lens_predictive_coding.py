@@ -7,7 +7,7 @@ import torch
 from activation_descent import records
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.world import load_world
-from activation_descent.lens import bodies, error_correction, predictive_coding, tokens, translators
+from activation_descent.lens import STUDY, bodies, error_correction, predictive_coding, tokens, translators
 from activation_descent.seeding import generator
 from activation_descent.tracking import log_to
 
@@ -22,7 +22,7 @@ probes = predictive_coding.ProbeSettings(settings["causal_layers"], settings["re
 
 
 def probe(seed, probed, known, asked):
-    rng = generator(params.seed, predictive_coding.STUDY, predictive_coding.EXPERIMENT, variant, "probe", seed)
+    rng = generator(params.seed, STUDY, predictive_coding.EXPERIMENT, variant, "probe", seed)
     found = predictive_coding.predictive_coding_records(probed, known, asked, probes, rng, {"variant": variant, "seed": seed})
     rows.extend(found)
     print(f"{variant}, seed {seed}: done")

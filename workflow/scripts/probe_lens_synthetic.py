@@ -11,6 +11,6 @@ torch.set_num_threads(snakemake.threads)
 params = snakemake.params
 trial, rows = synthetic.Trial(**params.synthetic), []
 for kind in nulls.SYNTHETIC:
-    rows += synthetic.gains(kind, nulls.Synthetic(), trial, params.seed)
+    rows += synthetic.stream_rows(kind, nulls.Synthetic(), trial, params.seed)
     print(f"{kind}: done")
 records.write(records.frame(rows), snakemake.output[0])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from activation_descent import records
-from activation_descent.attention import layers, transfer
+from activation_descent.attention import STUDY, layers, transfer
 from activation_descent.attention.mixtures import Mixture
 from activation_descent.tracking import Progress, log_to, track
 
@@ -20,7 +20,7 @@ progress = Progress(f"{snakemake.rule} {attention}", settings.steps)
 config = {"seed": params.seed, "attention": attention, **asdict(settings), "mixture": asdict(mixture)}
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
-with track(snakemake.config["tracking"], Path(params.runs), layers.STUDY, snakemake.rule, attention, config) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, attention, config) as log:
 
     def report(step, losses):
         log(step, losses)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.attention import toy_problems
+from activation_descent.attention import STUDY, toy_problems
 from activation_descent.attention.efficient import NAMES
 from activation_descent.attention.efficient_statistics import score_rows
 from activation_descent.tracking import Progress, log_to, track
@@ -25,7 +25,7 @@ def checkpoint(purpose):
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
 config = {"seed": params.seed, "problem": problem, **asdict(settings)}
-with track(snakemake.config["tracking"], Path(params.runs), toy_problems.STUDY, snakemake.rule, problem, config) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, problem, config) as log:
 
     def report(step, values):
         log(step, values)

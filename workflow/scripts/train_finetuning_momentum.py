@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.finetuning import momentum, momentum_training
+from activation_descent.finetuning import STUDY, momentum, momentum_training
 from activation_descent.language.corpus import Mixture
 from activation_descent.language.pretraining import Pretraining
 from activation_descent.language.world import load_world
@@ -22,7 +22,7 @@ progress = Progress(f"{snakemake.rule} {attention}", settings.steps)
 config = {"seed": params.seed, "attention": attention, "seeds": seeds, **asdict(settings), "mixture": asdict(mixture)}
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
-with track(snakemake.config["tracking"], Path(params.runs), momentum.STUDY, snakemake.rule, attention, config) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, attention, config) as log:
 
     def report(step, values):
         log(step, values)

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.language import pretraining
+from activation_descent.language import STUDY, pretraining
 from activation_descent.language.corpus import Mixture
-from activation_descent.language.world import STUDY, load_world
+from activation_descent.language.world import load_world
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0])

@@ -7,7 +7,7 @@ import torch
 from activation_descent import records
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.world import load_world
-from activation_descent.lens import bodies
+from activation_descent.lens import STUDY, bodies
 from activation_descent.tracking import Progress, log_to, track
 
 REPORTS = 20  # points of a curve
@@ -23,12 +23,12 @@ config = {"seed": params.seed, "kind": kind, **params.bodies, "mixture": params.
 curve = []
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
-with track(snakemake.config["tracking"], Path(params.runs), bodies.STUDY, snakemake.rule, kind, config) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, kind, config) as log:
 
     def report(step, losses):
         log(step, losses)
         progress(step, losses)
-        row = {"study": bodies.STUDY, "experiment": "bodies", "variant": kind, "step": step, "metric": "training_loss"}
+        row = {"study": STUDY, "experiment": "bodies", "variant": kind, "step": step, "metric": "training_loss"}
         curve.extend(row | {"seed": seed, "value": loss} for seed, loss in enumerate(losses.values()))
 
     body = bodies.train(kind, shape, letters, params.seed, params.bodies["seeds"], max(1, shape.steps // REPORTS), report)

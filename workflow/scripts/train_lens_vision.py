@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.lens import vision
+from activation_descent.lens import STUDY, vision
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0])
@@ -15,7 +15,7 @@ seeds, settings = params.vision["seeds"], vision.VisionSettings(**{k: v for k, v
 total = len(vision.VARIANTS) * seeds * settings.epochs
 progress, rows = Progress(snakemake.rule, total), []
 
-with track(snakemake.config["tracking"], Path(params.runs), vision.STUDY, snakemake.rule, "digits", dict(params.vision)) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, "digits", dict(params.vision)) as log:
     for place, variant in enumerate(vision.VARIANTS):
 
         def report(epoch, losses, variant=variant, before=place * seeds * settings.epochs):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from activation_descent.reasoning import knapsack
+from activation_descent.reasoning import STUDY, knapsack
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0])
@@ -16,7 +16,7 @@ progress = Progress(f"{snakemake.rule} {kind}", settings.steps)
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
 config = {"seed": params.seed, "network": kind, **asdict(settings)}
-with track(snakemake.config["tracking"], Path(params.runs), knapsack.STUDY, snakemake.rule, kind, config) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, kind, config) as log:
 
     def report(step, values):
         log(step, values)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from activation_descent.reasoning import logic_training
+from activation_descent.reasoning import STUDY, logic_training
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0])
@@ -16,7 +16,7 @@ progress = Progress(snakemake.rule, settings.steps)
 
 # From the configuration and not from params: how a job is recorded is no reason to train again
 config = {"seed": params.seed, **asdict(settings)}
-with track(snakemake.config["tracking"], Path(params.runs), logic_training.STUDY, snakemake.rule, "logic", config) as log:
+with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, "logic", config) as log:
 
     def report(step, values):
         log(step, values)

@@ -3,7 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from activation_descent.regression.training import STUDY, Training, save_trained, train
+from activation_descent.regression import STUDY
+from activation_descent.regression.training import Training, save_trained, train
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0], snakemake.threads)

@@ -4,9 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from activation_descent import records
-from activation_descent.regression import statistics
+from activation_descent.regression import STUDY, statistics
 from activation_descent.regression.fitting import Fitting, learner_records, learner_statistics
-from activation_descent.regression.training import STUDY
 from activation_descent.tracking import Progress, log_to, track
 
 log_to(snakemake.log[0], snakemake.threads)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from activation_descent.attention import readings, softmax_layers
+from activation_descent.attention import CONTROLS, READINGS, readings, softmax_layers
 from activation_descent.attention.readings import Head, Moments
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.tasks import linear_tasks
@@ -58,7 +58,7 @@ def test_steps_in_loops():
                 assert torch.allclose(found[name][prompt, token], value, atol=1e-12), name
     assert torch.equal(found["hopfield"], did.energy)
     assert torch.equal(found["error"], did.error)
-    assert set(found) == {*readings.READINGS, *readings.CONTROLS}
+    assert set(found) == {*READINGS, *CONTROLS}
 
 
 def score(did, reading, seed=1):

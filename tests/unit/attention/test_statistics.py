@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from activation_descent import plotting, records
-from activation_descent.attention import circuits, figures, heads, language_heads, statistics
+from activation_descent.attention import CONTROLS, READINGS, circuits, figures, heads, language_heads, statistics
 from activation_descent.attention.language_heads import Scan
-from activation_descent.attention.readings import CONTROLS, READINGS
 
 SCAN = Scan(bases=9, level=0.05, untrained=2, draws=2, prompts=3, demonstrations=4)
 

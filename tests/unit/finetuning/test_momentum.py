@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from activation_descent.errors import DivergedError
 from activation_descent.finetuning import momentum, momentum_training
+from activation_descent.finetuning.statistics import momentum_statistics
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.network import final_states, next_token_loss, softmax_attention
@@ -390,7 +391,7 @@ def test_gains_are_paired_by_seed():
         rows += [
             row | {"metric": "accuracy", "length": 9, "demonstrations": i, "value": x} for i, x in enumerate(shares, start=1)
         ]
-    found = pd.DataFrame(momentum.momentum_statistics(pd.DataFrame(rows))).set_index(["variant", "metric", "seed"])["value"]
+    found = pd.DataFrame(momentum_statistics(pd.DataFrame(rows))).set_index(["variant", "metric", "seed"])["value"]
     assert found["moving_average", "perplexity_gain"].tolist() == pytest.approx([1.5, -0.5])
     assert found["moving_average", "accuracy_gain"].tolist() == pytest.approx([0.2, -0.05])
     assert found["moving_average", "gain_over_convolution"].tolist() == pytest.approx([-0.5, -0.5])

@@ -11,7 +11,7 @@ from activation_descent import records
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.pretraining import Pretraining, make_network, save_model
 from activation_descent.language.world import make_world
-from activation_descent.lens import measure, tokens, transfer
+from activation_descent.lens import gains, measure, tokens, transfer
 from activation_descent.lens.bodies import BODIES, Body, Letters, Shape
 from activation_descent.lens.measure import CARRIED, MODEL, Measurement
 from activation_descent.lens.states import batch_of
@@ -114,7 +114,7 @@ def test_a_model_that_knows_nothing_has_no_gains(letters):
     source = source_of(letters, sharpness=0.01)
     lenses = measure.fit_lenses(source, SETTINGS, "v")
     table = records.frame(measure.lens_records(measure.evaluate(source, lenses, SETTINGS), 0, "v"))
-    assert (table.loc[table["metric"] == "prior_kl", "value"] < transfer.KNOWING).all()
+    assert (table.loc[table["metric"] == "prior_kl", "value"] < gains.KNOWING).all()
     assert not table["metric"].str.contains("gain").any()
 
 
@@ -125,8 +125,8 @@ def test_gains_are_those_of_the_matrices(measured):
         matrix = evaluation.matrices["tuned", MODEL]["divergence"][seed].mean(-1)
         moved = evaluation.calibrated["tuned", MODEL]["divergence"][seed].mean(-1)
         for metric, wanted in (
-            ("forward_gain", transfer.forward_gain(matrix)),
-            ("calibrated_gain", transfer.forward_gain(matrix, moved)),
+            ("forward_gain", gains.forward_gain(matrix)),
+            ("calibrated_gain", gains.forward_gain(matrix, moved)),
         ):
             own = table[(table["metric"] == metric) & (table["seed"] == seed) & (table["states"] == MODEL)]["value"]
             assert own.tolist() == ([] if math.isnan(wanted) else [pytest.approx(wanted)])

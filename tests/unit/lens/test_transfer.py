@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from activation_descent.lens import transfer
+from activation_descent.lens import gains, transfer
 from activation_descent.lens.readout import Batch, Unembedding
 from activation_descent.lens.transfer import Calibration
 from activation_descent.lens.translators import Fit, Reader, Translators
@@ -60,9 +60,9 @@ def test_calibrated_cells(scene):
     calibration = Calibration(
         1 + torch.rand(SEEDS, 3, 1, 1, generator=generator), torch.randn(SEEDS, 3, 1, WIDTH, generator=generator)
     )
-    assert transfer.pairs(LAYERS) == [(1, 2), (1, 3), (2, 3)]
+    assert gains.pairs(LAYERS) == [(1, 2), (1, 3), (2, 3)]
     found = transfer.calibrated(scene[0], calibration, *scene[1:], ROWS)["divergence"]
-    for seed, (place, (i, j)) in ((seed, pair) for seed in range(SEEDS) for pair in enumerate(transfer.pairs(LAYERS))):
+    for seed, (place, (i, j)) in ((seed, pair) for seed in range(SEEDS) for pair in enumerate(gains.pairs(LAYERS))):
         scale, shift = calibration.scale[seed, place, 0, 0], calibration.shift[seed, place, 0]
         wanted = [kl(scene[2].final[seed, t], prediction(scene, seed, i, j, t, scale, shift)) for t in range(ROWS * TOKENS)]
         assert found[seed, i, j].mean() == pytest.approx(np.mean(wanted), abs=1e-4)
@@ -73,7 +73,7 @@ def test_calibrated_cells(scene):
 def test_without_calibration_cells_are_those_of_the_matrix(scene):
     initial = Calibration.initial(SEEDS, LAYERS, WIDTH)
     moved, plain = transfer.calibrated(scene[0], initial, *scene[1:], ROWS), transfer.matrices(*scene, ROWS)
-    for i, j in transfer.pairs(LAYERS):
+    for i, j in gains.pairs(LAYERS):
         np.testing.assert_allclose(moved["divergence"][:, i, j], plain["divergence"][:, i, j], atol=1e-5)
 
 
@@ -106,20 +106,20 @@ MATRIX = np.array(
 
 
 def test_penalty_and_improvement():
-    assert (np.diag(transfer.penalty(MATRIX)) == 0).all()
-    assert transfer.penalty(MATRIX)[1, 3] == pytest.approx(0.90 - 0.49)
-    assert transfer.penalty(MATRIX)[3, 0] == pytest.approx(0.9)
-    assert transfer.improvement(MATRIX)[1, 3] == pytest.approx(0.51)
-    np.testing.assert_allclose(transfer.improvement(MATRIX), -transfer.improvement(MATRIX).T)
+    assert (np.diag(gains.penalty(MATRIX)) == 0).all()
+    assert gains.penalty(MATRIX)[1, 3] == pytest.approx(0.90 - 0.49)
+    assert gains.penalty(MATRIX)[3, 0] == pytest.approx(0.9)
+    assert gains.improvement(MATRIX)[1, 3] == pytest.approx(0.51)
+    np.testing.assert_allclose(gains.improvement(MATRIX), -gains.improvement(MATRIX).T)
 
 
 def test_forward_gain_by_hand():
     """Pairs (1, 2): .20 of .50; (1, 3): .10 of .51; (2, 3) improves by .01 only and is left out."""
-    assert transfer.forward_gain(MATRIX) == pytest.approx(0.30 / 1.01)
-    assert transfer.unsaturated(MATRIX).sum() == 2
+    assert gains.forward_gain(MATRIX) == pytest.approx(0.30 / 1.01)
+    assert gains.unsaturated(MATRIX).sum() == 2
     moved = np.full((4, 4), np.nan)
     moved[1, 2:] = 0.6, 0.5
-    assert transfer.forward_gain(MATRIX, moved) == pytest.approx((0.4 + 0.5) / 1.01)
+    assert gains.forward_gain(MATRIX, moved) == pytest.approx((0.4 + 0.5) / 1.01)
 
 
 def test_forward_gain_is_one_minus_penalties_over_improvements():
@@ -131,7 +131,7 @@ def test_forward_gain_is_one_minus_penalties_over_improvements():
         for j in range(i + 1, 6):
             penalties += matrix[i, j] - matrix[j, j]
             improvements += matrix[i, i] - matrix[j, j]
-    assert transfer.forward_gain(matrix) == pytest.approx(1 - penalties / improvements, abs=1e-12)
+    assert gains.forward_gain(matrix) == pytest.approx(1 - penalties / improvements, abs=1e-12)
 
 
 @pytest.mark.parametrize(("old", "gain"), [("sees all", 1.0), ("keeps its content", 0.0), ("is disturbed", -0.5)])
@@ -143,13 +143,13 @@ def test_what_forward_gain_means(old, gain):
     if old == "is disturbed":
         matrix[1:] += 0.5 * (own[1:, None] - own[None]).clip(min=0)
     matrix[np.arange(4), np.arange(4)] = own
-    assert transfer.forward_gain(matrix) == pytest.approx(gain)
+    assert gains.forward_gain(matrix) == pytest.approx(gain)
 
 
 def test_no_pair_no_number():
-    assert math.isnan(transfer.forward_gain(np.full((4, 4), 0.3)))
-    assert math.isnan(transfer.forward_gain(MATRIX[:2, :2]))
-    low, high = transfer.forward_gain_interval(np.full((4, 4, 5), 0.3), None, np.random.default_rng(0))
+    assert math.isnan(gains.forward_gain(np.full((4, 4), 0.3)))
+    assert math.isnan(gains.forward_gain(MATRIX[:2, :2]))
+    low, high = gains.forward_gain_interval(np.full((4, 4, 5), 0.3), None, np.random.default_rng(0))
     assert math.isnan(low) and math.isnan(high)  # noqa: PT018
 
 
@@ -162,7 +162,7 @@ def test_the_interval_covers_as_often_as_it_says():
             home, there = 1 + 0.3 * rng.standard_normal(number), 0.5 + 0.3 * rng.standard_normal(number)
             matrix = np.zeros((3, 3, number))
             matrix[1, 1], matrix[2, 2], matrix[1, 2] = home, 0.0, there
-            low, high = transfer.forward_gain_interval(matrix, None, np.random.default_rng(trial), resamples=400)
+            low, high = gains.forward_gain_interval(matrix, None, np.random.default_rng(trial), resamples=400)
             hits += number == 40 and low <= 0.5 <= high
             widths[number] = high - low
     assert 86 <= hits <= 100
@@ -179,11 +179,9 @@ def test_prior_is_the_information_about_the_prediction():
 
 
 def test_shared_information():
-    assert transfer.shared_information(2.0, np.array([1.0, 0.5]), np.array([0.8, 0.2])) == pytest.approx(
-        (1.0 + 1.5) / (1.2 + 1.8)
-    )
+    assert gains.shared_information(2.0, np.array([1.0, 0.5]), np.array([0.8, 0.2])) == pytest.approx((1.0 + 1.5) / (1.2 + 1.8))
 
 
 def test_cells_leave_out_what_is_no_number():
     matrix = np.array([[1.0, np.nan], [2.0, 3.0]])
-    assert list(transfer.cells(matrix)) == [(0, 0, 1.0), (1, 0, 2.0), (1, 1, 3.0)]
+    assert list(gains.cells(matrix)) == [(0, 0, 1.0), (1, 0, 2.0), (1, 1, 3.0)]

@@ -165,7 +165,7 @@ def test_ridge_is_the_closed_form():
     """One standardised feature: slope (x . y) / (x . x + penalty)."""
     x, y = torch.tensor([[1.0], [2.0], [3.0]]).double(), torch.tensor([[1.0], [0.0], [5.0]]).double()
     # standardised x is -1, 0, 1 (deviation 1 with n - 1), centred y is -1, -2, 3: slope (1 + 3) / (2 + 2)
-    predicted = knapsack_probes._ridge(x, y, 2.0, torch.tensor([[4.0]]).double())
+    predicted = knapsack_probes._ridge(x, y, [2.0], torch.tensor([[4.0]]).double())[0]
     assert predicted.item() == pytest.approx(2.0 + 2.0 * 1.0)
 
 

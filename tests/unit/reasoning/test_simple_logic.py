@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from activation_descent.reasoning import SAMPLERS, logic_training, simple_logic
 from activation_descent.reasoning import encoder as encoders
-from activation_descent.reasoning import logic_training, simple_logic
 from activation_descent.reasoning.logic_construction import construct
 from activation_descent.reasoning.logic_training import Logic
-from activation_descent.reasoning.simple_logic import FIRST_PREDICATE, SAMPLERS, Problems, Space
+from activation_descent.reasoning.simple_logic import FIRST_PREDICATE, Problems, Space
 
 SPACE = Space([5, 8], 20, [2.0, 1.5], 3)
 SETTINGS = Logic(

@@ -14,7 +14,6 @@ The classifier here has two such layers, a ReLU between them, and biases, whose 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,14 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from activation_descent.attention import STUDY
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
-STUDY = "attention"
 EXPERIMENT = VARIANT = "duality"
 CLASSES = 10
 SHOWN = 6  # training digits of each kind in the figure
 
-Row = dict[str, Any]
 Weights = tuple[Float[Tensor, "hidden pixel"], Float[Tensor, "class hidden_and_one"]]  # biases are their last columns
 
 

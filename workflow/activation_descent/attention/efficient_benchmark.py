@@ -5,7 +5,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from activation_descent.attention import STUDY
 from activation_descent.attention.efficient import NAMES, mechanism, random_directions
-from activation_descent.attention.toy_problems import STUDY
-
-Row = dict[str, Any]
+from activation_descent.records import Row
 
 
 class PeakMemory(TorchDispatchMode):

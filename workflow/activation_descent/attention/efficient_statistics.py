@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from activation_descent.attention.toy_problems import EXPERIMENT, STUDY
+from activation_descent.attention import STUDY
+from activation_descent.attention.toy_problems import EXPERIMENT
+from activation_descent.records import Row
 
 SYMBOLIC = ("recall", "induction", "copying")  # problems with an accuracy; that of regression is a share of variance
 LAST = 0.25  # share of a sequence, at its end, whose mean is a problem's score: there is most to remember
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from activation_descent.attention import heads
+from activation_descent.attention import STUDY, heads
 from activation_descent.attention.circuits import Circuits, circuits_of_model
-from activation_descent.attention.duality import STUDY, Row
 from activation_descent.attention.readings import Head, Moments, add, steps
 from activation_descent.finetuning.attention import attention_calls
 from activation_descent.finetuning.controls import untrained
 from activation_descent.language.models import LanguageModel, keep_input, keep_output
 from activation_descent.language.prompts import Speaker
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 SCAN, READINGS, CONTROLS = "heads", "readings", "controls"

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_descent import checkpointing
-from activation_descent.attention.duality import STUDY
+from activation_descent.attention import STUDY
 from activation_descent.attention.mixtures import Mixture, Sequences, autoregressive, regression
 from activation_descent.errors import DivergedError
 from activation_descent.regression.training import clip_by_global_norm
@@ -124,24 +124,24 @@ def update(weights: Weights, attention: str, batch: Sequences) -> Float[Tensor, 
 
 def draw_batch(settings: Layers, mixture: Mixture, attention: str, networks: list[Network], root: int, step: int) -> Sequences:
     """The sequences of one training step for each network: regression first, as many as its share says, then the others."""
-    drawn: dict[tuple[str, int], Sequences] = {}
+    size, kinds = settings.batch_size, ("", *settings.others)
+    drawn: list[Sequences] = []  # of the first start: regression, then the other kinds; of the second start likewise
     counts: dict[tuple[float, int], int] = {}
     for start in range(settings.best_of):
         rng = generator(root, STUDY, EXPERIMENT, attention, "train", start, step)
-        drawn["", start] = regression(rng, mixture, settings.batch_size)[0]
-        for kind in settings.others:
-            drawn[kind, start] = autoregressive(kind, rng, mixture, settings.batch_size)
+        drawn.append(regression(rng, mixture, size)[0])
+        drawn += [autoregressive(kind, rng, mixture, size) for kind in settings.others]
         for share in settings.shares:
-            counts[share, start] = int(rng.binomial(settings.batch_size, share))
+            counts[share, start] = int(rng.binomial(size, share))
 
-    def mixed(network: Network) -> tuple[Tensor, Tensor, Tensor]:
-        ours = drawn["", network.start]
-        others, number = drawn[network.others, network.start], counts[network.share, network.start]
-        return tuple(
-            torch.cat([getattr(ours, name)[:number], getattr(others, name)[number:]]) for name in ("tokens", "visible", "target")
-        )
-
-    return Sequences(*(torch.stack(part) for part in zip(*map(mixed, networks), strict=True)))
+    row = np.arange(size)
+    place = [
+        size * (len(kinds) * network.start + np.where(row < counts[network.share, network.start], 0, kinds.index(network.others)))
+        + row
+        for network in networks
+    ]
+    chosen = torch.from_numpy(np.stack(place))
+    return Sequences(*(torch.cat([getattr(one, name) for one in drawn])[chosen] for name in ("tokens", "visible", "target")))
 
 
 class Job:

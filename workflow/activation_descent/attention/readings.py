@@ -23,9 +23,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-READINGS = ("linear", "first_order", "gaussian", "from_state", "hopfield", "error")
-CONTROLS = ("exact", "elsewhere")
-
 Updates = Float[Tensor, "prompt token feature"]
 
 

@@ -26,7 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, hessian, jacrev
 
-from activation_descent.attention.duality import STUDY, Row
+from activation_descent.attention import STUDY
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 EXPERIMENT = "softmax_gradients"

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.attention.duality import STUDY, Row
+from activation_descent.attention import STUDY
 from activation_descent.attention.readings import Head, Moments, scores_of, steps
+from activation_descent.records import Row
 from activation_descent.regression.alignment import evaluation_tasks
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import Trained, Training

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from activation_descent.attention.duality import STUDY, Row
-from activation_descent.attention.readings import CONTROLS, READINGS
+from activation_descent.attention import CONTROLS, READINGS, STUDY
+from activation_descent.records import Row
 
 LANGUAGE_MODELS = "language_models"  # all of them, each a unit
 

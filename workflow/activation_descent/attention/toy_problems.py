@@ -22,11 +22,11 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from activation_descent.attention import STUDY
 from activation_descent.attention.efficient import NAMES, mechanism, random_directions
 from activation_descent.seeding import generator
 from activation_descent.side_by_side import Report, Schedule, Shape, Weights, dense, normalise, train
 
-STUDY = "attention"
 EXPERIMENT = "toy_problems"
 
 

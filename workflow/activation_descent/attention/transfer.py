@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.attention.duality import STUDY, Row
+from activation_descent.attention import STUDY
 from activation_descent.attention.layers import EXPERIMENT, Layers, Network, Trained, update
 from activation_descent.attention.mixtures import Mixture, Sequences, autoregressive, regression
+from activation_descent.records import Row
 from activation_descent.regression.alignment import Answer, align, answer_of_model, loss_of
 from activation_descent.regression.learners import gradient_descent_model, optimal_rate
 from activation_descent.regression.tasks import Tasks

@@ -15,13 +15,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from activation_descent.finetuning import STUDY, agreement, similarity
-from activation_descent.finetuning.cells import Cells, Row
+from activation_descent.finetuning.cells import Cells
 from activation_descent.finetuning.evaluation import POSITIONS, States, accuracy, cross_entropy, label_logits, read_training
 from activation_descent.finetuning.interventions import Effort, Intervention, interventions, other_networks
 from activation_descent.finetuning.patching import margin
 from activation_descent.finetuning.protocol import Protocol
 from activation_descent.language.models import LanguageModel
 from activation_descent.language.prompts import Speaker
+from activation_descent.records import Row
 
 EXPERIMENT = "audit"
 BY_LAYER = ("normalised", "floor", "raw", "partial")

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from activation_descent.finetuning import STUDY, audit
-from activation_descent.finetuning.cells import Row, Sampling, draw_cells
+from activation_descent.finetuning.cells import Sampling, draw_cells
 from activation_descent.finetuning.interventions import Effort
 from activation_descent.finetuning.protocol import run_protocol
 from activation_descent.language.prompts import Speaker
+from activation_descent.records import Row
 
 
 def measure(speakers: Sequence[Speaker], sampling: Sampling, effort: Effort, root: int, variant: str) -> Iterator[Row]:

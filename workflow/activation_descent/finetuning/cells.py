@@ -6,7 +6,6 @@ demonstrations of a cell and its *others*, on which its noise ceilings rest, are
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +20,9 @@ from activation_descent.finetuning.matching import Tuning
 from activation_descent.language.models import LanguageModel
 from activation_descent.language.prompts import Speaker
 from activation_descent.language.tasks import Example
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
-Row = dict[str, Any]
 FEWEST = 3  # demonstrations of a cell: one whose influence is measured, and two fillers
 
 

@@ -15,7 +15,6 @@ has the value 0, so h_ZSL = 0: raw similarity is defined here, normalised and pa
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +23,11 @@ from torch import Tensor
 
 from activation_descent.finetuning import STUDY
 from activation_descent.finetuning.similarity import cosine, odd_part, raw_update
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 EXPERIMENT = "explicit_layer"
 
-Row = dict[str, Any]
 Tokens = Float[Tensor, "trial token feature"]
 Queries = Float[Tensor, "trial query feature"]
 Matrix = Float[Tensor, "trial output feature"]

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from activation_descent.finetuning import agreement, distillation, influence, mechanisms, patching, similarity
 from activation_descent.finetuning.audit import Rows
-from activation_descent.finetuning.cells import Cells, Row
+from activation_descent.finetuning.cells import Cells
 from activation_descent.finetuning.controls import demonstration_rows, wrong_labels
 from activation_descent.finetuning.copies import Deltas, Sequences, scaled, take
 from activation_descent.finetuning.descent import descend
 from activation_descent.finetuning.evaluation import label_logits
 from activation_descent.finetuning.interventions import relabelled_tokens
 from activation_descent.finetuning.protocol import Protocol
+from activation_descent.records import Row
 
 EXPERIMENT = "inside"
 REPEATS = (1, 2, 4)

@@ -19,10 +19,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
@@ -34,6 +32,7 @@ from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.network import Heads, forward, rotary_tables, softmax_attention
 from activation_descent.language.pretraining import Job, Pretraining
 from activation_descent.language.world import World
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 EXPERIMENT = "momentum"
@@ -41,7 +40,6 @@ FIRST_RATE = 0.1  # eta before training
 TAPS = 3
 BATCH = 64  # documents read at once
 
-Row = dict[str, Any]
 
 # Attention in five kinds: queries, keys and values of all heads -> what each head says at each token
 
@@ -231,38 +229,3 @@ def momentum_records(variant: str, jobs: Sequence[Job], evaluation: Evaluation, 
         for layer, module in enumerate(job.attends or (), start=1):
             if isinstance(module, Memory):
                 yield row | {"layer": layer, "metric": "momentum_rate", "value": module.rate.mean().item()}
-
-
-def momentum_statistics(table: pd.DataFrame) -> Iterator[Row]:
-    """One number for each seed: what each kind of attention gains on softmax attention, and on two others, with the same seed.
-
-    Metrics: perplexity_gain, mean over lengths of the log perplexity of vanilla minus that of the variant, and the same over the
-    convolution and over the moving average; accuracy_gain, mean over numbers of demonstrations; final_accuracy, with the most of them.
-
-    Args:
-        table: records of all variants.
-    """
-    perplexities = table[table["metric"] == "perplexity"]
-    surprise = perplexities.assign(value=np.log(perplexities["value"])).pivot_table("value", "seed", "variant")
-    accuracies = table[table["metric"] == "accuracy"]
-    accuracy = accuracies.pivot_table("value", "seed", "variant")
-    most = accuracies[accuracies["demonstrations"] == accuracies["demonstrations"].max()].pivot_table("value", "seed", "variant")
-    numbers = {
-        "perplexity_gain": -surprise.sub(surprise["vanilla"], axis=0),
-        "accuracy_gain": accuracy.sub(accuracy["vanilla"], axis=0),
-        "final_accuracy": most,
-    }
-    for other in ("convolution", "moving_average"):
-        if other in surprise:
-            numbers[f"gain_over_{other}"] = -surprise.sub(surprise[other], axis=0)
-    for metric, wide in numbers.items():
-        for variant, seeds in wide.items():
-            for seed, value in seeds.items():
-                yield {
-                    "study": STUDY,
-                    "experiment": EXPERIMENT,
-                    "variant": variant,
-                    "seed": seed,
-                    "metric": metric,
-                    "value": value,
-                }

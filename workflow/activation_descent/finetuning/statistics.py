@@ -5,7 +5,6 @@ fine-tuning reaches; of several controls of a kind the one with the largest mean
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,8 @@ import pandas as pd
 from activation_descent.finetuning import STUDY
 from activation_descent.finetuning.agreement import disattenuated
 from activation_descent.inference import bootstrap_means, sign_flip_p
+from activation_descent.records import Row
 
-Row = dict[str, Any]
 Units = pd.Series  # indexed by task and seed
 UNIT = ["task", "seed"]
 CONTROL_MEANS = ("gaussian_similarity", "evolution_reached", "evolution_alignment", "oracle_share", "oracle_ceiling")
@@ -206,3 +205,38 @@ def statistic_rows(statistics: Mapping[str, Units], variant: str) -> Iterator[Ro
     for metric, numbers in statistics.items():
         for (task, seed), value in numbers[np.isfinite(numbers)].items():
             yield base | {"task": task, "seed": seed, "metric": metric, "value": float(value)}
+
+
+def momentum_statistics(table: pd.DataFrame) -> Iterator[Row]:
+    """One number for each seed: what each kind of attention gains on softmax attention, and on two others, with the same seed.
+
+    Metrics: perplexity_gain, mean over lengths of the log perplexity of vanilla minus that of the variant, and the same over the
+    convolution and over the moving average; accuracy_gain, mean over numbers of demonstrations; final_accuracy, with the most of them.
+
+    Args:
+        table: records of `momentum`, of all variants.
+    """
+    perplexities = table[table["metric"] == "perplexity"]
+    surprise = perplexities.assign(value=np.log(perplexities["value"])).pivot_table("value", "seed", "variant")
+    accuracies = table[table["metric"] == "accuracy"]
+    accuracy = accuracies.pivot_table("value", "seed", "variant")
+    most = accuracies[accuracies["demonstrations"] == accuracies["demonstrations"].max()].pivot_table("value", "seed", "variant")
+    numbers = {
+        "perplexity_gain": -surprise.sub(surprise["vanilla"], axis=0),
+        "accuracy_gain": accuracy.sub(accuracy["vanilla"], axis=0),
+        "final_accuracy": most,
+    }
+    for other in ("convolution", "moving_average"):
+        if other in surprise:
+            numbers[f"gain_over_{other}"] = -surprise.sub(surprise[other], axis=0)
+    for metric, wide in numbers.items():
+        for variant, seeds in wide.items():
+            for seed, value in seeds.items():
+                yield {
+                    "study": STUDY,
+                    "experiment": "momentum",
+                    "variant": variant,
+                    "seed": seed,
+                    "metric": metric,
+                    "value": value,
+                }

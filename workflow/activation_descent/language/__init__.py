@@ -1,1 +1,3 @@
 """A language model that learns in context, trained here, and any other by name."""
+
+STUDY = "language"

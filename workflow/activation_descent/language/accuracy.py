@@ -11,21 +11,19 @@ when it is the query's own label: what was known before speaks for it and the pr
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from activation_descent.language import STUDY
 from activation_descent.language.prompts import Speaker, next_logits
-from activation_descent.language.world import STUDY
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 LABELLINGS = ("gold", "random", "abstract", "flipped")
 EXPERIMENT = "accuracy"
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,18 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable
-from typing import Any
 
+from activation_descent.language import STUDY
 from activation_descent.language.corpus import Mixture
 from activation_descent.language.models import LanguageModel
 from activation_descent.language.pretraining import Job, Pretraining
 from activation_descent.language.prompts import Speaker, next_logits
 from activation_descent.language.tasks import own_tasks
-from activation_descent.language.world import STUDY, make_tokenizer, make_world
+from activation_descent.language.world import make_tokenizer, make_world
+from activation_descent.records import Row
 
 QUERIES = 64
 BLOCK = 4  # steps between two looks at the clock
-
-Row = dict[str, Any]
 
 
 def measure(

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus
 from activation_descent.language.network import forward
-from activation_descent.language.world import STUDY
 from activation_descent.seeding import generator
 
 DEMONSTRATIONS = 8

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from activation_descent import checkpointing
 from activation_descent.errors import DivergedError
+from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
 from activation_descent.language.network import next_token_loss, rotary_tables
-from activation_descent.language.world import STUDY, World, make_tokenizer, save_world
+from activation_descent.language.world import World, make_tokenizer, save_world
 from activation_descent.records import write_text
 from activation_descent.seeding import generator
 

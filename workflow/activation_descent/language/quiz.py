@@ -6,22 +6,22 @@ question, or with a joke about geography; demonstrations say which, and the answ
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.accuracy import AccuracySettings
 from activation_descent.language.models import LanguageModel, Prefix
 from activation_descent.language.prompts import next_logits
-from activation_descent.language.world import STUDY, World
+from activation_descent.language.world import World
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 EXPERIMENT = "facts"
 
-Row = dict[str, Any]
 
 # Where hub models are asked; each answer is judged by its first token
 CAPITALS = {

@@ -5,14 +5,13 @@ about other tasks.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from activation_descent.language.world import STUDY
+from activation_descent.language import STUDY
+from activation_descent.records import Row
 
-Row = dict[str, Any]
 ALL = "all"  # in a gate table: the mean over the tasks that could be learned from a prompt
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from activation_descent.errors import DataError
+from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus
-from activation_descent.language.world import STUDY, World
+from activation_descent.language.world import World
 from activation_descent.seeding import generator
 
 POOLS = ("demonstrations", "tuning", "evaluation")

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from activation_descent.errors import CheckpointError
+from activation_descent.language import STUDY
 from activation_descent.records import write_text
 from activation_descent.seeding import generator
-
-STUDY = "language"
 
 # task: {canonical label: the words of its class}
 LEXICONS = {

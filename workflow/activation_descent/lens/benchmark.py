@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from activation_descent.lens.bodies import STUDY
+from activation_descent.lens import STUDY
 from activation_descent.lens.readout import Batch
 from activation_descent.lens.states import Network, batch_of
 from activation_descent.lens.translators import Fit, Name, Reader, Translators, fit
+from activation_descent.records import Row
 
 SHAPES = {"small": (64, 6, 434, 512), "wide": (256, 4, 4000, 512)}  # width, layers, words, tokens
 WIDTH_OF_HEAD = 32
 LENGTH = 64  # predictions of a row
-
-Row = dict[str, Any]
 
 
 def measure(repeats: int) -> Iterator[Row]:

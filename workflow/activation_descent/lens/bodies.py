@@ -28,10 +28,10 @@ from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus
 from activation_descent.language.network import rotary_tables
 from activation_descent.language.world import BEGIN, PADDING, UNKNOWN
+from activation_descent.lens import STUDY
 from activation_descent.lens.readout import Unembedding
 from activation_descent.seeding import generator
 
-STUDY = "lens"
 BODIES = ("untied", "tied_loops", "tied", "random_body")
 EPSILON = 1e-5
 ROTARY_BASE = 1000.0

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from activation_descent.lens import transfer
-from activation_descent.lens.measure import MODEL
+from activation_descent.lens import MODEL
 from activation_descent.lens.statistics import transfer_matrix
 from activation_descent.plotting import SERIES, curve, panels
 
@@ -68,10 +67,10 @@ def draw_transfer(name: str, table: pd.DataFrame, statistics: pd.DataFrame) -> "
         "add, 0: nothing, below: later writes disturb it).",
     )
     forms = (
-        ("Penalty, cross-entropy (the paper's)", transfer.penalty(cross_entropy), False),
-        ("Penalty, KL from the final prediction", transfer.penalty(divergence), False),
+        ("Penalty, cross-entropy (the paper's)", gains.penalty(cross_entropy), False),
+        ("Penalty, KL from the final prediction", gains.penalty(divergence), False),
         ("KL between the two lenses (the code's)", native, False),
-        ("Improvement minus penalty", transfer.improvement(divergence) - transfer.penalty(divergence), True),
+        ("Improvement minus penalty", gains.improvement(divergence) - gains.penalty(divergence), True),
     )
     for panel, (title, values, signed) in zip(axes[0], forms, strict=True):
         _heatmap(panel, values, signed)

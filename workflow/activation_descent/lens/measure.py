@@ -15,21 +15,21 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from activation_descent.lens import causal_basis, nulls, trajectories, transfer
+from activation_descent.lens import CARRIED, MODEL, ROTATED, STUDY, causal_basis, gains, nulls, trajectories, transfer
+from activation_descent.lens.gains import Matrix
 from activation_descent.lens.readout import Batch, readings
 from activation_descent.lens.states import Recorded, Subject, Tokens, batch_of
 from activation_descent.lens.tokens import Source
-from activation_descent.lens.transfer import Calibration, Matrix
+from activation_descent.lens.transfer import Calibration
 from activation_descent.lens.translators import KINDS, Fit, Reader, Translators, fit
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
-STUDY, EXPERIMENT = "lens", "lenses"
-MODEL, ROTATED, CARRIED = "model", "rotated", "carried"
+EXPERIMENT = "lenses"
 # Which kind reads which states: the model's own, and the two nulls
 READ = {**{(kind, MODEL): None for kind in KINDS}, ("shared", ROTATED): None, ("tuned", CARRIED): None, ("shared", CARRIED): None}
 CALIBRATED = (("tuned", MODEL), ("tuned", CARRIED))
 
-Row = dict[str, Any]
 Name = tuple[str, str]
 
 
@@ -189,9 +189,9 @@ def lens_records(evaluation: Evaluation, root: int, variant: str) -> Iterator[Ro
             found = {f"transfer_{metric}": matrix[seed] for metric, matrix in evaluation.matrices[name].items()}
             found |= {f"calibrated_{metric}": matrix[seed] for metric, matrix in evaluation.calibrated[name].items()}
             for metric, matrix in found.items():
-                for fitted, applied, value in transfer.cells(matrix.mean(-1)):
+                for fitted, applied, value in gains.cells(matrix.mean(-1)):
                     yield cells | {"fitted": fitted, "layer": applied, "metric": metric, "value": value}
-            if prior < transfer.KNOWING:
+            if prior < gains.KNOWING:
                 continue
             rng = generator(root, STUDY, EXPERIMENT, variant, f"bootstrap/{states}", seed)
             yield from _gains(found, cells, rng)
@@ -202,11 +202,11 @@ def _gains(found: Mapping[str, Float64[np.ndarray, "fitted applied row"]], base:
     for name, metric in (("", "divergence"), ("_cross_entropy", "cross_entropy")):
         for prefix, moved in (("forward_gain", None), ("calibrated_gain", found[f"calibrated_{metric}"])):
             matrix = found[f"transfer_{metric}"]
-            value = transfer.forward_gain(matrix.mean(-1), None if moved is None else moved.mean(-1))
+            value = gains.forward_gain(matrix.mean(-1), None if moved is None else moved.mean(-1))
             if math.isnan(value):
                 continue
             yield base | {"metric": f"{prefix}{name}", "value": value}
-            low, high = transfer.forward_gain_interval(matrix, moved, rng)
+            low, high = gains.forward_gain_interval(matrix, moved, rng)
             yield base | {"metric": f"{prefix}{name}_low", "value": low}
             yield base | {"metric": f"{prefix}{name}_high", "value": high}
 

@@ -28,10 +28,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from activation_descent.lens import causal_use, error_decoding, update_regression
+from activation_descent.lens import STUDY, causal_use, error_decoding, update_regression
 from activation_descent.lens.causal_use import CONTEXTS
+from activation_descent.lens.criteria import AGREEMENT, ALL, COPYING, ERROR_RATIO, GAIN, SPECIFIC, SURVIVING
 from activation_descent.lens.error_decoding import TARGETS
 from activation_descent.lens.update_regression import KERNELS
+from activation_descent.records import Row
 
 if TYPE_CHECKING:
     from activation_descent.language.models import LanguageModel
@@ -40,22 +42,9 @@ if TYPE_CHECKING:
     from activation_descent.lens.readout import Unembedding
     from activation_descent.lens.translators import Translators
 
-STUDY, EXPERIMENT = "lens", "predictive_coding"
-ALL = -1  # in the place of a layer: all of them
+EXPERIMENT = "predictive_coding"
 BATCH = 64  # documents at once
 
-# The rule. Specificity, ratio, gain and copying as written down with the probes; the two others follow from what the probes ask
-SPECIFIC = 0.03  # D2: share of the variance of -log p_s(x_{s+1})
-ERROR_RATIO = (0.5, 1.5)  # D3: lambda
-GAIN = 0.01  # D3: share of the updates' variance; a smaller drive is negligible
-COPYING = 0.3  # D3: lambda below which what followed is passed on and what was predicted is not
-# D4: "survives the control" without directions of token identity. If less than half is left, most of the slope was that the state looked
-# like another token
-SURVIVING = 0.5
-# D4: "consistent with D3". b^- may be off by half, as in `ERROR_RATIO`; softmax and later loops bend responses to either side alike
-AGREEMENT = (0.5, 2.0)
-
-Row = dict[str, Any]
 Tokens = Int[Tensor, "row token"]
 Train = Int[Tensor, "other token"]  # as many as there are
 Cut = Bool[Tensor, "row query key"]

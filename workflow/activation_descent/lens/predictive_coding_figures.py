@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from activation_descent.lens.predictive_coding import AGREEMENT, ALL, ERROR_RATIO, GAIN, SPECIFIC
+from activation_descent.lens.criteria import AGREEMENT, ALL, ERROR_RATIO, GAIN, SPECIFIC
 from activation_descent.plotting import SERIES, panels
 
 if TYPE_CHECKING:

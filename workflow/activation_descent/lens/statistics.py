@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from activation_descent.lens import transfer
-from activation_descent.lens.measure import CARRIED, MODEL, ROTATED, STUDY
+from activation_descent.lens import CARRIED, MODEL, ROTATED, STUDY, gains
 
 EXPERIMENT = "statistics"
 GAINS = ("forward_gain", "calibrated_gain", "forward_gain_cross_entropy", "calibrated_gain_cross_entropy")
@@ -32,8 +31,8 @@ def seed_statistics(own: pd.DataFrame) -> dict[str, float]:
     found = {"prior_kl": prior}
     kl = {name: _by_layer(own, *name) for name in own[own["metric"] == "lens_kl"].groupby(["lens", "states"]).groups}
     tuned, shared = kl["tuned", MODEL], kl["shared", MODEL]
-    found["divergence_fall"] = (tuned[0] - tuned[-1]) / prior if prior >= transfer.KNOWING else np.nan
-    if prior >= transfer.KNOWING:
+    found["divergence_fall"] = (tuned[0] - tuned[-1]) / prior if prior >= gains.KNOWING else np.nan
+    if prior >= gains.KNOWING:
         found |= _information(prior, kl) | _penalties(own, prior)
         for states, prefix in ((MODEL, ""), (CARRIED, "carried_")):
             rows = own[(own["states"] == states) & own["metric"].isin(GAINS)].set_index("metric")["value"]
@@ -46,7 +45,7 @@ def seed_statistics(own: pd.DataFrame) -> dict[str, float]:
 def _information(prior: float, kl: dict[tuple[str, str], np.ndarray]) -> dict[str, float]:
     """Shares of what lenses of each layer's own read, read by others; of carried-along states, of what their own lenses read."""
     tuned = kl["tuned", MODEL]
-    share = lambda read, own=tuned, layers=slice(None): transfer.shared_information(prior, read[layers], own[layers])
+    share = lambda read, own=tuned, layers=slice(None): gains.shared_information(prior, read[layers], own[layers])
     later = slice((len(tuned) + 1) // 2, None)
     found = {
         "shared_information": share(kl["shared", MODEL]),
@@ -69,17 +68,15 @@ def _penalties(own: pd.DataFrame, prior: float) -> dict[str, float]:
     layers = len(matrix)
     elsewhere = ~np.eye(layers, dtype=bool)
     distance = np.abs(np.subtract.outer(np.arange(layers), np.arange(layers)))
-    penalty = transfer.penalty(matrix)
-    known = np.broadcast_to(prior - transfer.diagonal(divergence)[None], matrix.shape)
+    penalty = gains.penalty(matrix)
+    known = np.broadcast_to(prior - gains.diagonal(divergence)[None], matrix.shape)
     forward = np.triu(elsewhere)
     forward[0] = False
-    gained = transfer.improvement(divergence) - transfer.penalty(divergence)
+    gained = gains.improvement(divergence) - gains.penalty(divergence)
     found = {
         "mean_penalty": float(penalty[elsewhere].mean()),
-        "penalty_share": float(transfer.penalty(divergence)[elsewhere].sum() / known[elsewhere].sum()),
-        "forward_penalty_share": float(transfer.penalty(divergence)[forward].sum() / known[forward].sum())
-        if layers > 2
-        else np.nan,
+        "penalty_share": float(gains.penalty(divergence)[elsewhere].sum() / known[elsewhere].sum()),
+        "forward_penalty_share": float(gains.penalty(divergence)[forward].sum() / known[forward].sum()) if layers > 2 else np.nan,
         "gaining_cells": float((gained[forward] > 0).mean()) if layers > 2 else np.nan,
     }
     if layers > 2:  # with two layers there is one distance

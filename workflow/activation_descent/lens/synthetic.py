@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from activation_descent.lens import nulls, transfer
+from activation_descent.lens import STUDY, gains, nulls, transfer
 from activation_descent.lens.readout import readings
 from activation_descent.lens.translators import Fit, Reader, Translators, fit
 from activation_descent.seeding import generator
 
-STUDY, EXPERIMENT = "lens", "synthetic"
+EXPERIMENT = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Trial:
     calibration_rate: float = 0.02
 
 
-def gains(kind: str, shape: nulls.Synthetic, trial: Trial, root: int) -> Iterator[dict[str, Any]]:
+def stream_rows(kind: str, shape: nulls.Synthetic, trial: Trial, root: int) -> Iterator[dict[str, Any]]:
     """Rows of records of one stream: K at each layer, shared_information, forward_gain and calibrated_gain, for each seed."""
     stream = partial(generator, root, STUDY, EXPERIMENT, kind)
     world = nulls.World.draw(kind, shape, stream("initialise"), trial.seeds)
@@ -55,13 +55,13 @@ def gains(kind: str, shape: nulls.Synthetic, trial: Trial, root: int) -> Iterato
     shared = readings(readers["shared"].translators(batch.states), unembedding, batch)["divergence"].double().mean(-1).numpy()
     for seed in range(trial.seeds):
         base = {"study": STUDY, "experiment": EXPERIMENT, "variant": kind, "seed": seed}
-        at_home = transfer.diagonal(own[seed])
+        at_home = gains.diagonal(own[seed])
         for layer, value in enumerate(at_home.tolist()):
             yield base | {"layer": layer, "metric": "lens_kl", "value": value}
         found = {
-            "shared_information": transfer.shared_information(prior[seed], shared[seed], at_home),
-            "forward_gain": transfer.forward_gain(own[seed]),
-            "calibrated_gain": transfer.forward_gain(own[seed], moved[seed]),
+            "shared_information": gains.shared_information(prior[seed], shared[seed], at_home),
+            "forward_gain": gains.forward_gain(own[seed]),
+            "calibrated_gain": gains.forward_gain(own[seed], moved[seed]),
         }
         for metric, value in found.items():
             if not math.isnan(value):

@@ -17,7 +17,8 @@ from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.models import LanguageModel, load
 from activation_descent.language.tasks import real_task
 from activation_descent.language.world import load_world
-from activation_descent.lens.bodies import STUDY, Body, Letters
+from activation_descent.lens import STUDY
+from activation_descent.lens.bodies import Body, Letters
 from activation_descent.lens.states import Network, Subject, Tokens, text_rows
 from activation_descent.seeding import generator
 

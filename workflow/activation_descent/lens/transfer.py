@@ -1,43 +1,23 @@
-"""What a lens that was fitted at one layer reads at another.
+"""What a lens that was fitted at one layer reads at another: the matrices that `lens.gains` speaks of.
 
-    T_ij = E KL(p_L || T_i(h_j)), in bits          translator of layer i, states of layer j
-    penalty    Pen_ij = T_ij - T_jj                what the wrong translator costs; the paper has cross-entropy in the place of KL
-    improvement        K_i - K_j = T_ii - T_jj     what later layers add
-
-A small penalty alone says little: a stream that carries its content along unchanged has one too. What iterative refinement in one basis
-predicts is that the old lens sees what is new, so that the penalty is smaller than the improvement:
-
-    FG = sum_{1<=i<j} (T_ii - T_ij) / sum_{1<=i<j} (T_ii - T_jj) = 1 - sum Pen_ij / sum (K_i - K_j)
-
-1: the old lens sees all that later layers add; 0: nothing, but the old content is kept; below: later writes are noise to it. Layer 0, which
-knows one token, is left out, and so is a pair whose improvement is below `SATURATED`. The calibrated gain `FG_cal` lets each pair have
-a scale and a shift of its own, T_i(s_ij h_j + b_ij), so that growing norms and drifting means do not count against it; directions
-stay as they were.
+    T_ij = E KL(p_L || T_i(h_j)), in bits                   translator of layer i, states of layer j
+    T_ij = E KL(p_L || T_i(s_ij h_j + b_ij)), calibrated    a scale and a shift for each pair
 
 The authors' code has another penalty by KL, between the two lenses: KL(T_j(h_j) || T_i(h_j)). It is kept apart (`native`).
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
+from activation_descent.lens.gains import Matrix, pairs
 from activation_descent.lens.readout import Batch, States, Unembedding, divergence, log_probabilities, readings
 from activation_descent.lens.translators import Fit, Name, Reader, Stream, Translators
-
-SATURATED = 0.02  # bits; a smaller improvement cannot be shared out
-KNOWING = 0.05  # bits that a model must know beyond mean frequencies, else every ratio is noise
-
-Matrix = Float64[np.ndarray, "seed fitted applied row"]
-
-
-def pairs(layers: int) -> list[tuple[int, int]]:
-    """The cells that forward gain looks at: from an earlier layer to a later one, without layer 0."""
-    return [(i, j) for i in range(1, layers) for j in range(i + 1, layers)]
 
 
 @dataclass
@@ -138,91 +118,3 @@ def prior(batch: Batch) -> Float64[np.ndarray, " seed"]:
     mean = batch.final.double().mean(1, keepdim=True)
     cross = -torch.special.xlogy(batch.final.double(), mean).sum(-1)
     return ((cross.mean(1) + batch.negative_entropy.double().mean(1)) / math.log(2)).numpy()
-
-
-# What matrices say
-
-
-def diagonal(matrix: Float[np.ndarray, "fitted applied ..."]) -> Float[np.ndarray, "layer ..."]:
-    """T_ll, each translator at home."""
-    places = np.arange(len(matrix))
-    return matrix[places, places]
-
-
-def penalty(matrix: Float[np.ndarray, "fitted applied"]) -> Float[np.ndarray, "fitted applied"]:
-    """Pen_ij = T_ij - T_jj, zero on the diagonal."""
-    return matrix - diagonal(matrix)[None]
-
-
-def improvement(matrix: Float[np.ndarray, "fitted applied"]) -> Float[np.ndarray, "fitted applied"]:
-    """K_i - K_j: what the layers between add, negative below the diagonal."""
-    own = diagonal(matrix)
-    return own[:, None] - own[None]
-
-
-def unsaturated(matrix: Float[np.ndarray, "fitted applied"]) -> Bool[np.ndarray, "fitted applied"]:
-    """The pairs that forward gain counts."""
-    counted = np.zeros(matrix.shape, dtype=bool)
-    for pair in pairs(len(matrix)):
-        counted[pair] = improvement(matrix)[pair] >= SATURATED
-    return counted
-
-
-def forward_gain(matrix: Float[np.ndarray, "fitted applied"], moved: Float[np.ndarray, "fitted applied"] | None = None) -> float:
-    """FG, or FG_cal with the calibrated cells `moved`; not a number where no pair is left."""
-    counted = unsaturated(matrix)
-    if not counted.any():
-        return math.nan
-    gained = diagonal(matrix)[:, None] - (matrix if moved is None else moved)
-    return float(gained[counted].sum() / improvement(matrix)[counted].sum())
-
-
-def forward_gain_interval(
-    matrix: Float[np.ndarray, "fitted applied row"],
-    moved: Float[np.ndarray, "fitted applied row"] | None,
-    rng: np.random.Generator,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-) -> tuple[float, float]:
-    """Bootstrap interval of one model's forward gain over documents; the pairs that count are those of all documents.
-
-    Not a number where no pair is left or there are fewer than two documents.
-    """
-    from scipy.stats import bootstrap
-
-    counted = unsaturated(matrix.mean(-1))
-    if not counted.any() or matrix.shape[-1] < 2:
-        return math.nan, math.nan
-    own = diagonal(matrix)
-    gained = (own[:, None] - (matrix if moved is None else moved))[counted].sum(0)
-    improved = (own[:, None] - own[None])[counted].sum(0)
-
-    def ratio(gained: np.ndarray, improved: np.ndarray, axis: int) -> np.ndarray:
-        return gained.sum(axis) / improved.sum(axis)
-
-    found = bootstrap(
-        (gained, improved),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=rng,
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def shared_information(prior: float, shared: Float[np.ndarray, " layer"], own: Float[np.ndarray, " layer"]) -> float:
-    """S = sum_l (K0 - K_shared) / sum_l (K0 - K_tuned): how much of what lenses of their own read one lens for all reads.
-
-    Descriptive: one map has room for several codes side by side, so that S is high with nothing in common, too.
-    """
-    return float((prior - shared).sum() / (prior - own).sum())
-
-
-def cells(matrix: Float[np.ndarray, "fitted applied"]) -> Iterator[tuple[int, int, float]]:
-    """Every cell of a matrix that has a number."""
-    for (fitted, applied), value in np.ndenumerate(matrix):
-        if math.isfinite(value):
-            yield fitted, applied, float(value)

@@ -28,15 +28,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from activation_descent.errors import DivergedError
+from activation_descent.lens import STUDY
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 
-STUDY, EXPERIMENT = "lens", "vision"
+EXPERIMENT = "vision"
 VARIANTS = ("inception", "inception_residual", "tied_residual")
 CLASSES, WIDTH, BRANCH, STAGES = 10, 32, 8, 6
 GROUPS = 4
 PARTS = 3  # of the training images, which lenses read in turn
 
-Row = dict[str, Any]
 Images = Float[Tensor, "image channel y x"]
 
 
@@ -264,7 +265,7 @@ def lens_metrics(variant: str, every: Sequence[Trained], settings: VisionSetting
 
     Lenses of all seeds are fitted side by side. A ratio that does not exist (K0 below .05 bits, no improvement to share out) is left out.
     """
-    from activation_descent.lens import nulls, transfer
+    from activation_descent.lens import gains, nulls, transfer
     from activation_descent.lens.readout import Batch, Unembedding, readings
     from activation_descent.lens.translators import Fit, Reader, Translators, fit
 
@@ -309,11 +310,11 @@ def lens_metrics(variant: str, every: Sequence[Trained], settings: VisionSetting
     found = []
     for seed, prior in enumerate(transfer.prior(asked).tolist()):
         metrics = {"prior_kl": prior}
-        if prior >= transfer.KNOWING:
-            metrics["shared_information"] = transfer.shared_information(prior, read["shared"][seed], read["tuned"][seed])
-            metrics["rotated_information"] = transfer.shared_information(prior, read["rotated"][seed], read["tuned"][seed])
-            metrics["forward_gain"] = transfer.forward_gain(matrix[seed])
-            metrics["calibrated_gain"] = transfer.forward_gain(matrix[seed], moved[seed])
+        if prior >= gains.KNOWING:
+            metrics["shared_information"] = gains.shared_information(prior, read["shared"][seed], read["tuned"][seed])
+            metrics["rotated_information"] = gains.shared_information(prior, read["rotated"][seed], read["tuned"][seed])
+            metrics["forward_gain"] = gains.forward_gain(matrix[seed])
+            metrics["calibrated_gain"] = gains.forward_gain(matrix[seed], moved[seed])
         found.append({name: value for name, value in metrics.items() if math.isfinite(value)})
     return found
 

@@ -20,12 +20,12 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from activation_descent.reasoning import STUDY
 from activation_descent.reasoning import encoder as encoders
 from activation_descent.reasoning.encoder import Encoder, Reaching
 from activation_descent.seeding import generator
 from activation_descent.side_by_side import Report, Schedule, Shape, Weights, dense, normalise, train
 
-STUDY = "reasoning"
 EXPERIMENT = "knapsack"
 TOGETHER = 4  # examples in one attention product
 

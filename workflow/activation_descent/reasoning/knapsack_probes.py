@@ -6,23 +6,22 @@ of the items are what only the programme needs; a network that has found another
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.reasoning import knapsack
-from activation_descent.reasoning.knapsack import EXPERIMENT, STUDY, Knapsack, Problems
+from activation_descent.reasoning import STUDY, knapsack
+from activation_descent.reasoning import encoder as encoders
+from activation_descent.reasoning.knapsack import EXPERIMENT, Knapsack, Problems
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 from activation_descent.side_by_side import Weights
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of ridge regression, chosen on a part of the fitting problems
 BATCH = 200  # problems at once
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,8 @@ def _said(kind: str, settings: Knapsack, weights: Weights, problems: Problems) -
 def _exhaustive(settings: Knapsack, problems: Problems) -> np.ndarray:
     """The best of all 2^n choices: what the dynamic programme is held against."""
     choices = (np.arange(2**settings.items)[:, None] >> np.arange(settings.items)) & 1
-    best = []
-    for weights, values in zip(problems.weights, problems.values, strict=True):
-        load, worth = choices @ weights, choices @ values
-        best.append([worth[load <= capacity].max() for capacity in settings.capacities])
-    return np.array(best)
+    load, worth = problems.weights @ choices.T, problems.values @ choices.T  # (problem, choice)
+    return np.stack([np.where(load <= capacity, worth, 0).max(1) for capacity in settings.capacities], 1)
 
 
 def _accuracies(settings: Knapsack, variant: str, seed: int, layers: int, right: np.ndarray, hard: np.ndarray) -> list[Row]:
@@ -143,14 +139,13 @@ def _targets(settings: Knapsack, problems: Problems) -> Float[Tensor, "problem t
 
 def _features(settings: Knapsack, weights: Weights, sets: Sequence[Problems], seed: int) -> list[tuple[Tensor, ...]]:
     """All states of each layer of the deepest encoder of a seed, for each set of problems."""
+    alone = replace(settings.encoder, layers=settings.encoder.layers[:1])
+    own = {name: tensor[seed : seed + 1] for name, tensor in weights.named.items()}
     found = []
     for problems in sets:
-        layers: list[list[Tensor]] = []
-        for part in knapsack.tokens(settings, problems).split(BATCH):
-            with torch.no_grad():
-                states = knapsack.encoder_states(settings, weights, part.expand(len(settings.depths), -1, -1, -1))
-            layers.append([state[seed].flatten(1) for state in states])
-        found.append([torch.cat(parts) for parts in zip(*layers, strict=True)])
+        with torch.no_grad():
+            x = encoders.embed(own, alone, knapsack.tokens(settings, problems)[None])
+            found.append([state[0].flatten(1) for state in encoders.run(own, alone, x, settings.items)])
     return list(zip(*found, strict=True))
 
 
@@ -163,20 +158,18 @@ def readout(
     """R squared on the scoring problems of ridge regression, whose penalty is the best on the last quarter of the fitting problems."""
     fitting, scoring = fitting.double(), scoring.double()
     quarter = len(fitting) // 4
-    held_out = [
-        _r_squared(_ridge(fitting[:-quarter], fitted[:-quarter], penalty, fitting[-quarter:]), fitted[-quarter:]).mean()
-        for penalty in PENALTIES
-    ]
-    best = PENALTIES[int(torch.stack(held_out).argmax())]
-    return _r_squared(_ridge(fitting, fitted, best, scoring), scored)
+    tried = _ridge(fitting[:-quarter], fitted[:-quarter], PENALTIES, fitting[-quarter:])
+    held_out = torch.stack([_r_squared(predicted, fitted[-quarter:]).mean() for predicted in tried])
+    return _r_squared(_ridge(fitting, fitted, [PENALTIES[int(held_out.argmax())]], scoring)[0], scored)
 
 
-def _ridge(x: Tensor, y: Tensor, penalty: float, at: Tensor) -> Tensor:
-    """Predictions of ridge regression on standardised features."""
+def _ridge(x: Tensor, y: Tensor, penalties: Sequence[float], at: Tensor) -> list[Tensor]:
+    """Predictions of ridge regression on standardised features, for each penalty, from one decomposition of the Gram matrix."""
     mean, spread = x.mean(0), x.std(0).clamp(min=1e-6)
     x, at, centre = (x - mean) / spread, (at - mean) / spread, y.mean(0)
-    gram = x.T @ x + penalty * torch.eye(x.shape[1], dtype=x.dtype)
-    return at @ torch.linalg.solve(gram, x.T @ (y - centre)) + centre
+    values, vectors = torch.linalg.eigh(x.T @ x)
+    seen, wanted = at @ vectors, vectors.T @ (x.T @ (y - centre))
+    return [seen @ (wanted / (values[:, None] + penalty)) + centre for penalty in penalties]
 
 
 def _r_squared(predicted: Tensor, wanted: Tensor) -> Float[Tensor, " target"]:

@@ -15,20 +15,18 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from activation_descent.reasoning import SAMPLERS, STUDY, simple_logic
 from activation_descent.reasoning import encoder as encoders
-from activation_descent.reasoning import simple_logic
 from activation_descent.reasoning.encoder import Encoder
 from activation_descent.reasoning.logic_construction import construct, logic_encoder
-from activation_descent.reasoning.simple_logic import FIRST_PREDICATE, SAMPLERS, Problems, Space
+from activation_descent.reasoning.simple_logic import FIRST_PREDICATE, Problems, Space
+from activation_descent.records import Row
 from activation_descent.seeding import generator
 from activation_descent.side_by_side import Report, Schedule, Weights, train
 
-STUDY = "reasoning"
 EXPERIMENT = "simple_logic"
 BATCH = 200  # problems at once
 UNPROVABLE = -1
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

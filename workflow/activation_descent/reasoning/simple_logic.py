@@ -132,7 +132,7 @@ def _body(rng: Random, candidates: list[int]) -> list[int]:
     return rng.sample(candidates, rng.randint(1, min(BODY, len(candidates))))
 
 
-SAMPLERS: dict[str, Callable[[Space, Random, list[int]], tuple[list[Rule], list[int]]]] = {
+DRAW: dict[str, Callable[[Space, Random, list[int]], tuple[list[Rule], list[int]]]] = {
     "rule_priority": rule_priority,
     "label_priority": label_priority,
 }
@@ -150,7 +150,7 @@ def draw(space: Space, sampler: str, rng: np.random.Generator, number: int) -> P
             rules = [((), 0)] * (space.rules + 1)
             while len(rules) > space.rules:
                 names = python.sample(range(space.most), python.randint(*space.predicates))
-                rules, facts = SAMPLERS[sampler](space, python, names)
+                rules, facts = DRAW[sampler](space, python, names)
             body[i], head[i], fact[i], asked[i] = space.most, space.most, False, False
             for place, (needed, concluded) in enumerate(rules):
                 body[i, place, : len(needed)] = needed

@@ -1,15 +1,11 @@
 """What the claims read of knapsack and logic: one number a seed."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from activation_descent.reasoning.simple_logic import SAMPLERS
-
-STUDY = "reasoning"
-
-Row = dict[str, Any]
+from activation_descent.reasoning import SAMPLERS, STUDY
+from activation_descent.records import Row
 
 
 def layers_around(layers: Sequence[int], capacity: int) -> tuple[int, int]:

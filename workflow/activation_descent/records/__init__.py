@@ -15,6 +15,8 @@ from activation_descent.errors import RecordsError
 from activation_descent.files import whole
 from activation_descent.records import attention, benchmark, finetuning, language, lens, reasoning, regression
 
+Row = dict[str, Any]  # one number and what it belongs to, by column
+
 COLUMNS = ("study", "experiment", "variant", "seed", "step", "metric", "value")
 
 EXTRA_COLUMNS = {

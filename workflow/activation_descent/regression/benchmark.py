@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from activation_descent.regression.alignment import Row
-from activation_descent.regression.training import STUDY, Job, Training
+from activation_descent.records import Row
+from activation_descent.regression import STUDY
+from activation_descent.regression.training import Job, Training
 
 BATCH = 2048  # fresh tasks a step for every variant, whatever it trains on
 BLOCK = 10  # steps between two looks at the clock

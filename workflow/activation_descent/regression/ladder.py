@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from activation_descent.regression import STUDY
 from activation_descent.regression.alignment import (
     Answer,
     Row,
@@ -20,7 +21,7 @@ from activation_descent.regression.constructions import gd_plus_plus_layer
 from activation_descent.regression.fitting import LADDER, best_newton_alpha, best_ridge_penalty, free_numbers, read_fitted
 from activation_descent.regression.learners import least_squares_model, newton_model, preconditioned_model, ridge_model
 from activation_descent.regression.tasks import Tasks, linear_tasks
-from activation_descent.regression.training import STUDY, Trained, Training
+from activation_descent.regression.training import Trained, Training
 from activation_descent.seeding import generator
 
 PENALTIES = tuple(10.0**power for power in range(-6, 1))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from activation_descent.regression import STUDY
 from activation_descent.regression.alignment import (
     Evaluation,
     Row,
@@ -22,7 +23,7 @@ from activation_descent.regression.alignment import (
 from activation_descent.regression.closed_forms import PAIRS_UP_TO, expected_loss, optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.tasks import Tasks, other_distribution_tasks, with_noisy_labels
-from activation_descent.regression.training import STUDY, Trained, Training
+from activation_descent.regression.training import Trained, Training
 from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, enter, products, unpack
 from activation_descent.seeding import generator
 

@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.records import tail
-from activation_descent.regression.alignment import Answer, Row, align, answer_of_network, evaluation_tasks, loss_of
+from activation_descent.records import Row, tail
+from activation_descent.regression import STUDY
+from activation_descent.regression.alignment import Answer, align, answer_of_network, evaluation_tasks, loss_of
 from activation_descent.regression.learners import gradient_descent_model
 from activation_descent.regression.tasks import Tasks
-from activation_descent.regression.training import STUDY, Trained, Training
+from activation_descent.regression.training import Trained, Training
 from activation_descent.regression.transformer import Vector, enter, states, unpack
 
 EXAMPLES = 2  # tasks whose functions are written down

@@ -21,6 +21,7 @@ from torch import Tensor
 from activation_descent import checkpointing
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.files import whole
+from activation_descent.regression import STUDY
 from activation_descent.regression.closed_forms import optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.gradients import losses_and_gradients
@@ -28,8 +29,6 @@ from activation_descent.regression.learners import gradient_descent_model, predi
 from activation_descent.regression.tasks import Tasks, linear_tasks, sine_tasks
 from activation_descent.regression.transformer import Architecture, Vector, initialise, shapes, unpack
 from activation_descent.seeding import generator
-
-STUDY = "regression"
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_descent.regression.alignment import Row
+from activation_descent.records import Row
+from activation_descent.regression import STUDY
 from activation_descent.regression.closed_forms import BOTH_LAYERS
-from activation_descent.regression.training import STUDY
 from activation_descent.seeding import generator
 
 EXPERIMENT = VARIANT = "updates"
