@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float
 from torch import Tensor
 
@@ -121,9 +122,7 @@ def attend(
     def split(y: Tensor, tokens: int) -> Tensor:
         return y.reshape(n * b // together, together * tokens, heads, d // heads).transpose(1, 2)
 
-    # For a dozen tokens half the time of `scaled_dot_product_attention`, forward and back
-    scores = split(query, t) @ split(key, keys).transpose(-1, -2) / math.sqrt(d // heads)
-    mixed = (scores if mask is None else scores + mask).softmax(-1) @ split(value, keys)
+    mixed = F.scaled_dot_product_attention(split(query, t), split(key, keys), split(value, keys), attn_mask=mask)
     return dense(mixed.transpose(1, 2).reshape(n, b * t, d), block["output"]).view(n, b, t, d)
 
 
