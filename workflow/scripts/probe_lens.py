@@ -8,7 +8,7 @@ import torch
 from activation_descent import records
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.world import load_world
-from activation_descent.lens import bodies, measure, tokens, translators
+from activation_descent.lens import MODEL, bodies, measure, tokens, translators
 from activation_descent.tracking import Progress, log_to
 
 log_to(snakemake.log[0])

@@ -8,7 +8,7 @@ import torch
 
 from activation_descent.lens import nulls, transfer
 from activation_descent.lens.readout import Batch, Unembedding
-from activation_descent.lens.synthetic import Trial, gains
+from activation_descent.lens.synthetic import Trial, stream_rows
 from activation_descent.lens.translators import Reader, Translators
 
 SEEDS, LAYERS, TOKENS, WIDTH = 2, 4, 7, 5
@@ -101,7 +101,7 @@ def test_what_synthetic_streams_hold():
 )
 def test_forward_gain_tells_the_truth(kind, least, most):
     """Bounds of the specification, section 3.3."""
-    rows = list(gains(kind, nulls.Synthetic(), Trial(seeds=2, steps=150, calibration_steps=80, samples=128, evaluation=1000), 0))
+    rows = list(stream_rows(kind, nulls.Synthetic(), Trial(seeds=2, steps=150, calibration_steps=80, samples=128, evaluation=1000), 0))
     values = {(row["metric"], row["seed"]): row["value"] for row in rows}
     for seed in range(2):
         assert least <= values["calibrated_gain", seed] <= most
@@ -113,7 +113,7 @@ def test_a_shared_lens_ranks_the_streams_the_wrong_way_round():
     trial = Trial(seeds=1, steps=150, calibration_steps=5, samples=128, evaluation=1000)
     shared = {}
     for kind in ("carried", "drifting"):
-        rows = gains(kind, nulls.Synthetic(), trial, 0)
+        rows = stream_rows(kind, nulls.Synthetic(), trial, 0)
         shared[kind] = next(row["value"] for row in rows if row["metric"] == "shared_information")
     assert shared["carried"] > 0.5
     assert shared["drifting"] < 0.2
