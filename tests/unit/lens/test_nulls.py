@@ -101,7 +101,9 @@ def test_what_synthetic_streams_hold():
 )
 def test_forward_gain_tells_the_truth(kind, least, most):
     """Bounds of the specification, section 3.3."""
-    rows = list(stream_rows(kind, nulls.Synthetic(), Trial(seeds=2, steps=150, calibration_steps=80, samples=128, evaluation=1000), 0))
+    rows = list(
+        stream_rows(kind, nulls.Synthetic(), Trial(seeds=2, steps=150, calibration_steps=80, samples=128, evaluation=1000), 0)
+    )
     values = {(row["metric"], row["seed"]): row["value"] for row in rows}
     for seed in range(2):
         assert least <= values["calibrated_gain", seed] <= most

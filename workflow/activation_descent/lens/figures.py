@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from activation_descent.lens import MODEL
+from activation_descent.lens import MODEL, gains
 from activation_descent.lens.statistics import transfer_matrix
 from activation_descent.plotting import SERIES, curve, panels
 
@@ -50,12 +50,13 @@ def draw_transfer(name: str, table: pd.DataFrame, statistics: pd.DataFrame) -> "
     mean = lambda metric: np.mean([transfer_matrix(seed, metric) for seed in seeds], axis=0)
     divergence, cross_entropy, native = (mean(f"transfer_{form}") for form in ("divergence", "cross_entropy", "native"))
     layers = len(divergence)
-    gains = {
+    measured = {
         label: statistics.loc[statistics["metric"] == metric, "value"]
         for metric, label in (("forward_gain", "FG"), ("calibrated_gain", "FG calibrated"))
     }
     told = (
-        ", ".join(f"{label} {_range(values)}" for label, values in gains.items() if len(values)) or "no pair of layers improves"
+        ", ".join(f"{label} {_range(values)}" for label, values in measured.items() if len(values))
+        or "no pair of layers improves"
     )
     figure, axes = panels(
         f"What a lens of {name} that was fitted at one layer reads at another",
