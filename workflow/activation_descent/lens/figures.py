@@ -22,6 +22,7 @@ KINDS = {
     "bias": "biases by layer",
     "logit": "no lens (logit lens)",
 }
+OPAQUE = {"frameon": True, "framealpha": 0.85, "edgecolor": "none"}  # a legend that lies over lines
 # In the order of the controls' figure: what each is, and how it must come out (the gate) or what it shows
 CONTROLS: Mapping[str, Mapping[str, str]] = {
     "models": {},
@@ -125,6 +126,8 @@ def _square(x: float, y: float, **style: Any):
 
 def draw_lenses(name: str, table: pd.DataFrame) -> "Figure":
     """What every kind of lens reads at every layer, and how predictions move from layer to layer."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = panels(
         f"Predictions of {name}, layer by layer",
         2,
@@ -144,9 +147,8 @@ def draw_lenses(name: str, table: pd.DataFrame) -> "Figure":
             curve(panel, own[(own["metric"] == metric) & (own["lens"] == kind)], "layer", label, colour, dashes, "o")
         known = table.loc[table["metric"] == ("prior_kl" if metric == "lens_kl" else "model_cross_entropy"), "value"].mean()
         panel.axhline(known, color="0.4", linewidth=1, linestyle=":")
-        panel.text(
-            0, known, "constant prediction" if metric == "lens_kl" else "the model itself", fontsize="x-small", va="bottom"
-        )
+        last, line = own["layer"].max(), "constant prediction" if metric == "lens_kl" else "the model itself"
+        panel.text(last, known, line, fontsize="x-small", va="bottom", ha="right")
         panel.set(title=title, xlabel="layer (0: embeddings)", ylabel="bits a token")
     # The logit lens of early layers is far off the scale of what is to be compared
     tuned = own[(own["metric"] == "lens_kl") & (own["lens"] == "tuned")]["value"]
@@ -155,7 +157,7 @@ def draw_lenses(name: str, table: pd.DataFrame) -> "Figure":
     entropies = own[(own["metric"] == "lens_cross_entropy") & (own["lens"] == "tuned")]["value"]
     floor = float(table.loc[table["metric"] == "model_cross_entropy", "value"].mean())
     axes[0][1].set_ylim(0.95 * floor, floor + 1.15 * max(prior, float(entropies.max()) - floor))
-    axes[0][0].legend(fontsize="x-small")
+    axes[0][0].legend(fontsize="x-small", **OPAQUE)
     paths = table[table["experiment"] == "paths"]
     _paths(axes[0][2], paths, {"progress": "progress", "progress_null": "the same with another token's step"}, "shared")
     axes[0][2].set(title="Progress towards the final prediction", xlabel="step from layer", ylabel="cosine")
@@ -166,14 +168,15 @@ def draw_lenses(name: str, table: pd.DataFrame) -> "Figure":
     _paths(share, paths, {"step_improved": "share of tokens that come nearer"}, "tuned", 2)
     share.set(ylabel="share of tokens", ylim=(0, 1))
     lines = [line for panel in (axes[1][0], share) for line in panel.get_legend_handles_labels()[0]]
-    axes[1][0].legend(lines, [line.get_label() for line in lines], fontsize="x-small")
-    if share.get_legend():
-        share.get_legend().remove()
+    axes[1][0].get_legend().remove()
+    share.legend(lines, [line.get_label() for line in lines], fontsize="x-small", loc="center right", **OPAQUE)
     for (kind, label), (colour, dashes) in zip({"tuned": "tuned lens", "logit": "logit lens"}.items(), styles, strict=False):
         rows = paths[(paths["metric"] == "stimulus_response") & (paths["lens"] == kind)]
         curve(axes[1][1], rows, "layer", label, colour, dashes, "o")
     axes[1][1].set(title="Does the lens see what the model sees?", xlabel="block whose update is replaced", ylabel="cosine")
     axes[1][1].legend(fontsize="x-small")
+    for panel in (axes[0][2], axes[1][0], axes[1][1]):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     _basis(axes[1][2], paths)
     return figure
 
@@ -186,6 +189,8 @@ def _paths(panel: "Axes", paths: pd.DataFrame, shown: Mapping[str, str], lens: s
 
 def _basis(panel: "Axes", paths: pd.DataFrame) -> None:
     """Influences of each direction on lens and model."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     wide = paths[paths["metric"].isin(("lens_influence", "model_influence"))].pivot_table("value", ["seed", "layer"], "metric")
     for (_, rows), (colour, _), marker in zip(wide.groupby("seed"), SERIES, "osD^vP", strict=False):
         panel.plot(rows["lens_influence"], rows["model_influence"], linestyle="", marker=marker, color=colour, markersize=4)
@@ -197,6 +202,9 @@ def _basis(panel: "Axes", paths: pd.DataFrame) -> None:
         xscale="log",
         yscale="log",
     )
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def draw_trajectory(name: str, trajectory: Mapping[str, Any]) -> "Figure":
