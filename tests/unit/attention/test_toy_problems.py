@@ -150,7 +150,7 @@ def test_losses_count_what_is_asked_alone(problem):
 def test_tuning_takes_the_rate_with_the_lowest_loss(monkeypatch):
     """Of two rates softmax attention gets the second, the others the first, as their losses say."""
     monkeypatch.setattr(toy_problems, "fit", lambda *args: None)
-    wanted = torch.tensor([[2.0, 1.0], *[[1.0, 2.0]] * 5]).flatten()
+    wanted = torch.tensor([[2.0, 1.0], *[[1.0, 2.0]] * (len(NAMES) - 1)]).flatten()
     monkeypatch.setattr(toy_problems, "losses", lambda *args: wanted)
     assert toy_problems.tune("recall", SETTINGS, 0) == {name: 0.03 if name == "softmax" else 0.003 for name in NAMES}
 
@@ -165,7 +165,7 @@ def test_training_learns_a_few_sequences_by_heart(monkeypatch):
     fixed = drawn("induction", 2)
     monkeypatch.setattr(toy_problems, "draw", lambda *args: fixed)
     settings = ToyProblems(**{**vars(SETTINGS), "steps": {"induction": 150}})
-    layer = toy_problems.fit("induction", settings, 0, "train", (0, 1), [0.01] * 12)
+    layer = toy_problems.fit("induction", settings, 0, "train", (0, 1), [0.01] * 2 * len(NAMES))
     right = toy_problems.scores(layer, "induction", settings, 0)
     assert np.nanmean(right[:2]) > 0.95
 
