@@ -16,6 +16,7 @@ from activation_descent.errors import RecordsError
 from tests.conftest import ROOT
 
 RULES = ROOT / "workflow/rules"
+STUDIES = ("regression", "language", "finetuning", "attention", "attention_efficient", "reasoning", "lens")
 PATIENT = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 NAMES = st.sampled_from(
     ["one_layer", "softmax_1", "default", "own", "linear", "regression", "", "no such thing", "-", "*", "1e-3"]
@@ -32,7 +33,9 @@ def shipped(name):
 
 @lru_cache
 def common():
-    return compile((RULES / "common.smk").read_text(), "common.smk", "exec")
+    """The code of the rules that is no rule."""
+    files = [RULES / "common.smk", *(RULES / f"lists/{study}.smk" for study in STUDIES)]
+    return compile("\n".join(file.read_text() for file in files), "common.smk", "exec")
 
 
 def collect(pattern, **wildcards):
@@ -55,7 +58,7 @@ def parsed(config, claims=None):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yaml, "safe_load", loaded)
         exec(common(), names)
-        for study in ("regression", "language", "finetuning", "attention", "toy_problem", "reasoning"):
+        for study in ("toy_problem" if study == "attention_efficient" else study for study in STUDIES):
             names[f"{study}_records"](), names[f"{study}_costs"]()
         for figure in names["FIGURES"]:
             names["shown_in_figure"](SimpleNamespace(figure=figure))
