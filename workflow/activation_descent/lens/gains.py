@@ -13,6 +13,9 @@ predicts is that the old lens sees what is new, so that the penalty is smaller t
 knows one token, is left out, and so is a pair whose improvement is below `SATURATED`. The calibrated gain `FG_cal` lets each pair have
 a scale and a shift of its own, T_i(s_ij h_j + b_ij), so that growing norms and drifting means do not count against it; directions
 stay as they were.
+
+A gain belongs to the length of the fit. What a lens does with directions that its own layer hardly uses is left from its start, the logit
+lens, until they are fitted, so that lenses that are cut short transfer too well. Compare models at the same fit, beside their controls.
 """
 
 import math
