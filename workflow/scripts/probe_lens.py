@@ -1,4 +1,4 @@
-"""Fit every kind of lens on one subject and measure what they read: one of the study's own models, or a language model by name."""
+"""Fit lenses to one subject and measure what they read: one of the study's own models, or a language model by name."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,8 @@ else:
 
 progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
 report = lambda step, losses: progress(step, {" ".join(name): loss for name, loss in losses.items()})
-lenses = measure.fit_lenses(source, settings, variant, report)
+names = measure.OF_CONTROLS if variant in bodies.CONTROLS else measure.READ
+lenses = measure.fit_lenses(source, settings, variant, report, names)
 evaluation = measure.evaluate(source, lenses, settings)
 rows = [*measure.lens_records(evaluation, params.seed, variant), *measure.path_records(source, lenses, settings, variant)]
 shown = measure.shown_trajectory(source, lenses, settings)

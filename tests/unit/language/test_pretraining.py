@@ -1,9 +1,8 @@
-"""Training of the embedded models: the fast forward pass, the course, resumption."""
+"""Training of the embedded models: the course, resumption."""
 
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -13,8 +12,8 @@ from activation_descent.errors import DivergedError
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
-from activation_descent.language.network import forward, next_token_loss, rotary_tables
-from activation_descent.language.pretraining import Job, Pretraining, course_records, make_network, save_model, train
+from activation_descent.language.network import rotary_turns
+from activation_descent.language.pretraining import Job, Pretraining, course_records, save_model, train
 from activation_descent.language.world import make_world
 
 WORLD = make_world(0, 0.1)
@@ -48,24 +47,6 @@ SETTINGS = Pretraining(
 def run(**options):
     settings = options.pop("settings", SETTINGS)
     return train(settings, WORLD, MIXTURE, 0, "tiny", **options)
-
-
-@pytest.mark.parametrize("heads", [1, 2, 4])
-def test_the_fast_forward_pass_is_that_of_transformers(heads):
-    network = make_network(replace(SETTINGS, heads=heads), len(WORLD.vocabulary), np.random.default_rng(0))
-    for name, parameter in network.named_parameters():
-        if "norm" in name:  # they start at 1, which would hide a mistake
-            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
-    tokens = torch.randint(0, len(WORLD.vocabulary), (3, 30), generator=torch.Generator().manual_seed(0))
-    tables = rotary_tables(40, SETTINGS.hidden_size // heads, SETTINGS.rotary_base)
-    library = network(input_ids=tokens, labels=tokens)
-    assert torch.allclose(forward(network, tokens, tables), library.logits, atol=1e-5)
-    loss = next_token_loss(network, tokens, tables)
-    assert torch.isclose(loss, library.loss, atol=1e-5)
-    ours = torch.autograd.grad(loss, list(network.parameters()))
-    theirs = torch.autograd.grad(network(input_ids=tokens, labels=tokens).loss, list(network.parameters()))
-    for mine, other in zip(ours, theirs, strict=True):
-        assert torch.allclose(mine, other, atol=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_falls():
@@ -175,7 +156,7 @@ class Oracle:
     def __init__(self, right):
         self.right = right
 
-    def __call__(self, network, tokens, tables):
+    def __call__(self, network, tokens, turns):
         logits = torch.zeros(*tokens.shape, len(WORLD.vocabulary))
         following = tokens.roll(-1, dims=1)
         return logits.scatter(2, following[..., None], 1.0 if self.right else -1.0)
@@ -188,7 +169,7 @@ def test_the_gate_of_one_who_knows_and_of_one_who_errs(monkeypatch, right):
     # The documents end before the last label; one who knows sees it
     gate.classification = torch.cat([gate.classification, gate.names.gather(1, gate.label[:, -1:])], dim=1)
     monkeypatch.setattr("activation_descent.language.gate.forward", Oracle(right))
-    measured = gate.measure(torch.nn.Identity(), (torch.zeros(1), torch.zeros(1)))
+    measured = gate.measure(torch.nn.Identity(), rotary_turns(1, 2, 100.0))
     expected = 1.0 if right else 0.0
     assert measured == {"in_context_accuracy": expected, "zero_shot_accuracy": expected, "fact_accuracy": expected}
 

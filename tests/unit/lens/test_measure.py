@@ -15,6 +15,7 @@ from activation_descent.lens import gains, measure, tokens, transfer
 from activation_descent.lens.bodies import BODIES, Body, Letters, Shape
 from activation_descent.lens.measure import CARRIED, MODEL, Measurement
 from activation_descent.lens.states import batch_of
+from activation_descent.lens.statistics import lens_statistics
 
 WORLD = make_world(0, 0.1)
 MIXTURE = Mixture(0.5, 0.25, 0.12, 0.13, 0.3, 0.3, 0.4, 0.2, 0.2, 0.2)
@@ -64,6 +65,39 @@ def test_streams_do_not_meet(letters):
     assert len({json.dumps(rows) for rows in drawn.values()}) == len(drawn)
     for kind in BODIES:  # the same for every kind
         assert source_of(letters, kind).draw("evaluate", 1, 3)[1].tolist() == drawn["evaluate", 1, 1]
+
+
+@pytest.mark.parametrize("together", [1, 48, 2048])
+def test_batches_that_are_recorded_together_are_those_recorded_alone(letters, together, monkeypatch):
+    """Of three steps with two batches each; the last time fewer are left than would be recorded together."""
+    monkeypatch.setattr(measure, "RECORDED", together)
+    source = source_of(letters)
+    stream = measure.stream_of(source, "lens", SETTINGS, 3, 2)
+    for step in range(3):
+        batches = list(stream(step))
+        assert len(batches) == 2
+        for part, batch in enumerate(batches):
+            alone = batch_of(source.subject, source.draw("lens", 2 * step + part, 2))
+            assert batch.following.tolist() == alone.following.tolist()
+            torch.testing.assert_close(batch.states, alone.states)
+            torch.testing.assert_close(batch.final, alone.final)
+
+
+def test_a_control_is_read_by_what_its_gate_asks_for(letters):
+    source = source_of(letters)
+    lenses = measure.fit_lenses(source, SETTINGS, "tied_loops", names=measure.OF_CONTROLS)
+    evaluation = measure.evaluate(source, lenses, SETTINGS)
+    rows = [*measure.lens_records(evaluation, 0, "v"), *measure.path_records(source, lenses, SETTINGS, "v")]
+    found = records.frame(lens_statistics(records.frame(rows), "v"))
+    assert {"calibrated_gain", "shared_information", "rotated_information", "divergence_fall"} <= set(found["metric"])
+    assert not {"carried_calibrated_gain", "odd_information", "bias_information"} & set(found["metric"])
+    # The lenses that are fitted are those that are fitted among all: layers and kinds do not meet
+    everything = measure.fit_lenses(source, SETTINGS, "tied_loops")
+    for name in (("tuned", MODEL), ("shared", MODEL)):
+        for one, other in zip(
+            *(list(own.readers[name].translators.parameters.values()) for own in (lenses, everything)), strict=True
+        ):
+            torch.testing.assert_close(one, other)
 
 
 def test_evaluation_in_batches_is_that_of_all_tokens(measured):

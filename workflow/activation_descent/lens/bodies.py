@@ -26,13 +26,14 @@ from torch import Tensor
 
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus
-from activation_descent.language.network import rotary_tables
+from activation_descent.language.network import Normalised, neighbours, rotary_turns, rotate
 from activation_descent.language.world import BEGIN, PADDING, UNKNOWN
 from activation_descent.lens import STUDY
 from activation_descent.lens.readout import Unembedding
 from activation_descent.seeding import generator
 
 BODIES = ("untied", "tied_loops", "tied", "random_body")
+CONTROLS = BODIES[1:]  # the first is asked, these must come out as they were made
 EPSILON = 1e-5
 ROTARY_BASE = 1000.0
 
@@ -153,18 +154,16 @@ class Body:
             return weight[:, layer if weight.shape[1] > 1 else 0]
 
         flat = x.reshape(seeds, rows * length, width)
-        # R(p) W x = cos(p) W x + sin(p) (S W) x: rotations are part of the projection, as in `language.network`
-        turning, value = of("attention").split([2 * width, width], 1)
-        weight = torch.cat([turning, _swapped(turning, 2 * heads), value], 1)
-        projected = (_normalise(flat) @ weight.mT).view(seeds * rows, length, 5 * width)
-        plain, turned, value = projected.split([2 * width, 2 * width, width], -1)
-        cos, sin = (table.repeat(1, 2 * heads) for table in rotary_tables(length, width // heads, ROTARY_BASE))
-        rotated = torch.addcmul(plain * cos, turned, sin)
+        asking, value = of("attention").split([2 * width, width], 1)
+        weight = torch.cat([neighbours(asking, 2 * heads), value], 1)
+        projected = (Normalised.apply(flat, EPSILON) @ weight.mT).view(seeds * rows, length, 3 * width)
+        asking, value = projected.split([2 * width, width], -1)
+        rotated = rotate(asking, rotary_turns(length, width // heads, ROTARY_BASE))
         q, k = rotated.view(seeds * rows, length, 2, heads, width // heads).permute(2, 0, 3, 1, 4)
         v = value.view(seeds * rows, length, heads, width // heads).transpose(1, 2)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         flat = torch.baddbmm(flat, attended.transpose(1, 2).reshape(seeds, rows * length, width), of("output").mT)
-        hidden = F.gelu(_normalise(flat) @ of("up").mT)
+        hidden = F.gelu(Normalised.apply(flat, EPSILON) @ of("up").mT)
         return torch.baddbmm(flat, hidden, of("down").mT).view(x.shape)
 
     def states(self, tokens: Tokens) -> Iterator[Stream]:
@@ -192,16 +191,6 @@ class Body:
         return [self.weights["head"]] if self.kind == "random_body" else list(self.weights.values())
 
 
-def _normalise(x: Float[Tensor, "... feature"]) -> Float[Tensor, "... feature"]:
-    return F.rms_norm(x, x.shape[-1:], eps=EPSILON)
-
-
-def _swapped(weight: Float[Tensor, "seed output input"], heads: int) -> Float[Tensor, "seed output input"]:
-    """S W: in each head the second half of the outputs with the other sign, then the first half."""
-    first, second = weight.unflatten(1, (heads, 2, -1)).unbind(2)
-    return torch.stack([-second, first], 2).reshape(weight.shape)
-
-
 # Training
 
 
@@ -210,7 +199,7 @@ def loss(body: Body, tokens: Tokens) -> Float[Tensor, " seed"]:
     states = list(body.states(tokens))[1:]
     read = torch.stack(states if body.kind == "tied_loops" else states[-1:], 1)[:, :, :, :-1]
     seeds, loops, rows, length, _ = read.shape
-    logits = _normalise(read).flatten(1, 3) @ body.weights["head"].mT
+    logits = Normalised.apply(read, EPSILON).flatten(1, 3) @ body.weights["head"].mT
     targets = tokens[:, None, :, 1:].expand(seeds, loops, rows, length).reshape(-1)
     return F.cross_entropy(logits.flatten(0, 1), targets, reduction="none").view(seeds, -1).mean(1)
 

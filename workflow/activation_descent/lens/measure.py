@@ -1,13 +1,14 @@
-"""Fit every kind of lens on one subject, and measure what they read: the records of one variant.
+"""Fit lenses to one subject, and measure what they read: the records of one variant.
 
 Streams of tokens never meet: "lens" fits translators, "calibrate" the scale and shift of each pair, "evaluate" is what every number is
 about, "intervene" what interventions are tried on. Each seed reads tokens of its own, the same for every kind of model.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,19 @@ from activation_descent.lens.readout import Batch, readings
 from activation_descent.lens.states import Recorded, Subject, Tokens, batch_of
 from activation_descent.lens.tokens import Source
 from activation_descent.lens.transfer import Calibration
-from activation_descent.lens.translators import KINDS, Fit, Reader, Translators, fit
+from activation_descent.lens.translators import KINDS, Fit, Reader, Stream, Translators, fit
 from activation_descent.records import Row
 from activation_descent.seeding import generator
 
 EXPERIMENT = "lenses"
-# Which kind reads which states: the model's own, and the two nulls
-READ = {**{(kind, MODEL): None for kind in KINDS}, ("shared", ROTATED): None, ("tuned", CARRIED): None, ("shared", CARRIED): None}
-CALIBRATED = (("tuned", MODEL), ("tuned", CARRIED))
+RECORDED = 2048  # tokens of a seed that a subject reads at once, where batches are smaller
 
 Name = tuple[str, str]
+# Which kind reads which states: the model's own, and the two nulls
+READ: tuple[Name, ...] = (*((kind, MODEL) for kind in KINDS), ("shared", ROTATED), ("tuned", CARRIED), ("shared", CARRIED))
+# What a control is read by: no more than its gate and its place beside the models ask for
+OF_CONTROLS: tuple[Name, ...] = (("logit", MODEL), ("tuned", MODEL), ("shared", MODEL), ("shared", ROTATED))
+CALIBRATED = (("tuned", MODEL), ("tuned", CARRIED))
 
 
 @dataclass(frozen=True)
@@ -59,25 +63,30 @@ class Lenses:
     course: list[dict[Name, float]]
 
 
-def stream_of(source: Source, purpose: str, settings: Measurement, batches: int) -> Callable[[int], Iterator[Batch]]:
-    """The batches of each step, recorded as they are read."""
+def stream_of(source: Source, purpose: str, settings: Measurement, steps: int, batches: int = 1) -> Stream:
+    """The batches of each step, for steps in their order. Those of several steps are recorded together: small products cost more."""
     rows = max(1, settings.batch_tokens // source.length)
+    together = max(1, RECORDED // (rows * source.length))
 
-    def batches_of(step: int) -> Iterator[Batch]:
-        return (batch_of(source.subject, source.draw(purpose, step * batches + part, rows)) for part in range(batches))
+    def recorded() -> Iterator[Batch]:
+        for first in range(0, steps * batches, together):
+            places = range(first, min(first + together, steps * batches))
+            read = batch_of(source.subject, torch.cat([source.draw(purpose, place, rows) for place in places], 1))
+            yield from read.parts(len(places))
 
-    return batches_of
+    found = recorded()
+    return lambda step: islice(found, batches)
 
 
-def make_readers(subject: Subject, seeds: int, rng: np.random.Generator) -> dict[Name, Reader]:
-    """Untrained translators of every kind; nulls with bases of their own for each seed."""
+def make_readers(subject: Subject, seeds: int, rng: np.random.Generator, names: Sequence[Name] = READ) -> dict[Name, Reader]:
+    """Untrained translators; nulls with bases of their own for each seed."""
     width = subject.unembedding.weight.shape[-1]
     rotated = nulls.rotated(nulls.rotations(rng, seeds, subject.layers, width))
     carried = nulls.carried_along(nulls.rotations(rng, seeds, subject.layers, width))
     transforms = {MODEL: lambda states: states, ROTATED: rotated, CARRIED: carried}
     return {
         (kind, states): Reader(Translators.initial(kind, seeds, subject.layers, width, rng), transforms[states])
-        for kind, states in READ
+        for kind, states in names
     }
 
 
@@ -86,16 +95,22 @@ def fit_lenses(
     settings: Measurement,
     variant: str,
     report: Callable[[int, Mapping[Name, float]], None] = lambda step, losses: None,
+    names: Sequence[Name] = READ,
 ) -> Lenses:
-    """Fit every kind of translator, then the scales and shifts of those of each layer's own."""
+    """Fit translators, then the scales and shifts of those of each layer's own.
+
+    Args:
+        report: called after each step with the loss of each reader, in nats.
+        names: kinds, and the states that they read.
+    """
     subject = source.subject
-    readers = make_readers(subject, source.seeds, generator(source.root, STUDY, EXPERIMENT, variant, "initialise"))
+    readers = make_readers(subject, source.seeds, generator(source.root, STUDY, EXPERIMENT, variant, "initialise"), names)
     batches = max(1, settings.tokens // max(settings.batch_tokens, source.length))
     fitting = Fit(settings.optimiser, settings.learning_rate, settings.steps, batches)
-    course = fit(readers, subject.unembedding, stream_of(source, "lens", settings, batches), fitting, report)
-    chosen = {name: readers[name] for name in CALIBRATED}
+    course = fit(readers, subject.unembedding, stream_of(source, "lens", settings, settings.steps, batches), fitting, report)
+    chosen = {name: readers[name] for name in CALIBRATED if name in readers}
     calibration = Fit("adam", settings.calibration_rate, settings.calibration_steps)
-    tuning = stream_of(source, "calibrate", settings, 1)
+    tuning = stream_of(source, "calibrate", settings, settings.calibration_steps)
     return Lenses(readers, transfer.calibrate(chosen, subject.unembedding, tuning, calibration), course)
 
 
@@ -146,7 +161,7 @@ def _evaluate(subject: Subject, lenses: Lenses, batch: Batch, rows: int) -> tupl
         for name, reader in lenses.readers.items()
     }
     own = batch.final.gather(-1, batch.following[..., None])[..., 0].log() / -math.log(2)
-    matrices = {name: transfer.matrices(lenses.readers[name], unembedding, batch, rows) for name in CALIBRATED}
+    matrices = {name: transfer.matrices(lenses.readers[name], unembedding, batch, rows) for name in lenses.calibrations}
     moved = {
         name: transfer.calibrated(lenses.readers[name], calibration, unembedding, batch, rows)
         for name, calibration in lenses.calibrations.items()
@@ -183,10 +198,10 @@ def lens_records(evaluation: Evaluation, root: int, variant: str) -> Iterator[Ro
                         "metric": {"divergence": "lens_kl", "cross_entropy": "lens_cross_entropy"}[metric],
                         "value": value,
                     }
-        for name in CALIBRATED:
+        for name, matrices in evaluation.matrices.items():
             kind, states = name
             cells = base | {"lens": kind, "states": states}
-            found = {f"transfer_{metric}": matrix[seed] for metric, matrix in evaluation.matrices[name].items()}
+            found = {f"transfer_{metric}": matrix[seed] for metric, matrix in matrices.items()}
             found |= {f"calibrated_{metric}": matrix[seed] for metric, matrix in evaluation.calibrated[name].items()}
             for metric, matrix in found.items():
                 for fitted, applied, value in gains.cells(matrix.mean(-1)):

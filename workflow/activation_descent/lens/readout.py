@@ -75,6 +75,13 @@ class Batch:
     def negative_entropy(self) -> Float[Tensor, "seed token"]:
         return torch.special.xlogy(self.final, self.final).sum(-1)
 
+    def parts(self, number: int) -> Iterator["Batch"]:
+        """The tokens in parts of one size, one after the other."""
+        size = self.final.shape[1] // number
+        for first in range(0, number * size, size):
+            part = slice(first, first + size)
+            yield Batch(self.states[:, :, part].contiguous(), self.final[:, part].contiguous(), self.following[:, part])
+
 
 # Distances between predictions
 

@@ -43,17 +43,23 @@ def seed_statistics(own: pd.DataFrame) -> dict[str, float]:
 
 
 def _information(prior: float, kl: dict[tuple[str, str], np.ndarray]) -> dict[str, float]:
-    """Shares of what lenses of each layer's own read, read by others; of carried-along states, of what their own lenses read."""
-    tuned = kl["tuned", MODEL]
-    share = lambda read, own=tuned, layers=slice(None): gains.shared_information(prior, read[layers], own[layers])
-    later = slice((len(tuned) + 1) // 2, None)
+    """Shares of what lenses of each layer's own read, read by others; of carried-along states, of what their own lenses read.
+
+    A share of lenses that were not fitted is not there.
+    """
+    own, every, later = ("tuned", MODEL), slice(None), slice((len(kl["tuned", MODEL]) + 1) // 2, None)
+    shares = {
+        "shared": (("shared", MODEL), own, every),
+        "rotated": (("shared", ROTATED), own, every),
+        "carried": (("shared", CARRIED), ("tuned", CARRIED), every),
+        "odd": (("shared_even", MODEL), own, slice(1, None, 2)),
+        "later": (("prefix", MODEL), own, later),
+        **{kind: ((kind, MODEL), own, every) for kind in ("logit", "bias", "shared_bias", "low_rank")},
+    }
     found = {
-        "shared_information": share(kl["shared", MODEL]),
-        "rotated_information": share(kl["shared", ROTATED]),
-        "carried_information": share(kl["shared", CARRIED], kl["tuned", CARRIED]),
-        "odd_information": share(kl["shared_even", MODEL], layers=slice(1, None, 2)),
-        "later_information": share(kl["prefix", MODEL], layers=later),
-        **{f"{kind}_information": share(kl[kind, MODEL]) for kind in ("logit", "bias", "shared_bias", "low_rank")},
+        f"{name}_information": gains.shared_information(prior, kl[read][layers], kl[against][layers])
+        for name, (read, against, layers) in shares.items()
+        if read in kl and against in kl
     }
     found["common_information"] = found["shared_information"] - found["rotated_information"]
     return found
