@@ -199,8 +199,6 @@ def test_side_by_side_each_is_what_it_is_alone(variant):
     for seed, job in enumerate(together):
         alone = momentum.make_job(variant, settings, WORLD, MIXTURE, 0, seed)
         fresh = [parameter.detach().clone() for parameter in alone.parameters]
-        for state in alone.optimiser.state.values():
-            state["step"] = state["step"].float()  # whatever the precision of the weights
         for step in range(settings.steps):
             alone.advance(range(step, step + 1), int(step >= settings.stage_steps), settings.steps - settings.decay_steps)
         for before, one, other in zip(fresh, alone.parameters, job.parameters, strict=True):

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from activation_descent.adam import Adam
 from activation_descent.finetuning.copies import Deltas, Masks, Sequences, norms, scaled, shifted, subset, take
 from activation_descent.finetuning.descent import TRAINED_AT_ONCE, Recipe, descend
 from activation_descent.finetuning.similarity import cosine
@@ -136,7 +137,7 @@ def distil(model: LanguageModel, taught: Lesson, steps: int = 200, rate: float =
 def _distil(model: LanguageModel, taught: Lesson, masks: Masks, steps: int, rate: float, settled: float) -> Distilled:
     runs = len(taught.start)
     deltas = {name: torch.zeros(runs, *mask.shape, requires_grad=True) for name, mask in masks.items()}
-    optimiser = torch.optim.Adam(deltas.values(), lr=rate)
+    adam = Adam(deltas.values())
     losses = torch.full((runs, steps), torch.nan)
     taken = 0
     while taken < steps and not _has_settled(losses[:, :taken], settled):
@@ -145,7 +146,7 @@ def _distil(model: LanguageModel, taught: Lesson, masks: Masks, steps: int, rate
         gradients = torch.autograd.grad(loss.sum(), list(deltas.values()))  # runs share no delta
         for delta, gradient in zip(deltas.values(), gradients, strict=True):
             delta.grad = gradient
-        optimiser.step()
+        adam.step(rate)
         losses[:, taken] = loss.detach()
         taken += 1
     return Distilled({name: mask * deltas[name].detach() for name, mask in masks.items()}, taken, losses)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from activation_descent import checkpointing
+from activation_descent.adam import Adam
 from activation_descent.errors import DivergedError
 from activation_descent.finetuning.momentum import make_job
 from activation_descent.language.corpus import Mixture
@@ -57,7 +58,7 @@ def train(
         losses = torch.full((blocks,), torch.nan, dtype=torch.float64)
         described = {"root": root, "variant": variant, "seeds": seeds, "code": code, "world": asdict(world)}
         identity = json.dumps(described | {"settings": [*map(asdict, (settings, mixture))]}, sort_keys=True)
-        state = {"losses": losses} | networks.state()
+        state = {"losses": losses} | networks.adam.state()
         done = checkpointing.restore(checkpoint, identity, state)
         for block in range(blocks):
             steps = range(block * settings.block, min((block + 1) * settings.block, settings.steps))
@@ -83,20 +84,12 @@ class Networks:
     jobs: Sequence[Job]
     weights: Mapping[str, Tensor]
     attends: Sequence[Attend]
-    optimiser: torch.optim.Optimizer
+    adam: Adam
 
     @property
     def parameters(self) -> list[Tensor]:
         """In all of them the networks, or their heads, are the first axis."""
-        return self.optimiser.param_groups[0]["params"]
-
-    def state(self) -> dict[str, Tensor]:
-        """All tensors that a checkpoint needs, by name; views, so that a checkpoint can be copied into them."""
-        state = {}
-        for place, parameter in enumerate(self.parameters):
-            state[f"weight_{place}"] = parameter.data
-            state |= {f"{name}_{place}": tensor for name, tensor in self.optimiser.state[parameter].items()}
-        return state
+        return self.adam.parameters
 
 
 def join(jobs: Sequence[Job]) -> Networks:
@@ -113,13 +106,7 @@ def join(jobs: Sequence[Job]) -> Networks:
         own = [parameter for attend in attends for parameter in attend.parameters()]
     parameters = [*weights.values(), *own]
     betas = (settings.beta1, settings.beta2)
-    optimiser = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True
-    )
-    for parameter in parameters:  # made here, Adam's state can be restored before any step
-        zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-        optimiser.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
-    return Networks(jobs, weights, attends, optimiser)
+    return Networks(jobs, weights, attends, Adam(parameters, betas, settings.weight_decay))
 
 
 def _shared(whole: Tensor, parts: Sequence[nn.Parameter]) -> Tensor:
@@ -145,13 +132,10 @@ def _advance(networks: Networks, step: int) -> Float[Tensor, " network"]:
     """One step of every network; returns the losses before it."""
     jobs, settings = networks.jobs, networks.jobs[0].settings
     stage = min(step // settings.stage_steps, len(settings.stages) - 1)
-    for group in networks.optimiser.param_groups:
-        group["lr"] = jobs[0].rate(step, settings.steps - settings.decay_steps)
     losses = next_token_losses(networks, torch.stack([job.rows(step, stage) for job in jobs]))
     losses.sum().backward()  # networks share no weight
     _clip(networks.parameters, len(jobs), settings.clip_norm)
-    networks.optimiser.step()
-    networks.optimiser.zero_grad()
+    networks.adam.step(jobs[0].rate(step, settings.steps - settings.decay_steps))
     return losses.detach()
 
 

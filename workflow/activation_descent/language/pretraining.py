@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from activation_descent import checkpointing
+from activation_descent.adam import Adam
 from activation_descent.errors import DivergedError
 from activation_descent.language import STUDY
 from activation_descent.language import world as words
@@ -150,19 +151,7 @@ class Job:
         head_dim = settings.hidden_size // settings.heads
         self.turns = rotary_turns(settings.context_length, head_dim, settings.rotary_base)
         self.parameters = [*self.network.parameters(), *(attends.parameters() if attends else ())]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        for parameter in self.parameters:  # made here, Adam's state can be restored before any step
-            self.optimiser.state[parameter] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        self.adam = Adam(self.parameters, (settings.beta1, settings.beta2), settings.weight_decay)
 
     def rows(self, step: int, stage: int) -> Tensor:
         """The documents of one step, from the stream "train": as many tokens in short rows as in those of full length."""
@@ -191,13 +180,10 @@ class Job:
         """
         total = 0.0
         for step in steps:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.rate(step, decay_from)
             loss = next_token_loss(self.network, self.rows(step, stage), self.turns, self.attends)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
+            self.adam.step(self.rate(step, decay_from))
             total += loss.item()
         mean = total / len(steps)
         if not math.isfinite(mean):
@@ -205,14 +191,6 @@ class Job:
                 f"training of the embedded model {self.size} diverged: its loss is {mean} before step {steps[-1] + 1}"
             )
         return mean
-
-    def state(self) -> dict[str, Tensor]:
-        """All tensors that a checkpoint needs, by name; views, so that a checkpoint can be copied into them."""
-        state = {}
-        for place, parameter in enumerate(self.parameters):
-            state[f"weight_{place}"] = parameter.data
-            state |= {f"{name}_{place}": tensor for name, tensor in self.optimiser.state[parameter].items()}
-        return state
 
 
 def train(
@@ -252,7 +230,7 @@ def train(
             },
             sort_keys=True,
         )
-        state = {**job.state(), **course.curves, "begun": course.begun, "met": course.met}
+        state = {**job.adam.state(), **course.curves, "begun": course.begun, "met": course.met}
         done = checkpointing.restore(checkpoint, identity, state)
         for block in range(blocks):
             start, end = block * settings.block, min((block + 1) * settings.block, settings.steps)

@@ -24,6 +24,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from activation_descent.adam import Adam
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus
 from activation_descent.language.network import Normalised, neighbours, rotary_turns, rotate
@@ -225,19 +226,14 @@ def train(
     streams = [partial(generator, root, STUDY, "bodies", "all", seed=seed) for seed in range(seeds)]
     body = Body.initial(kind, shape, len(letters.alphabet), [stream("initialise") for stream in streams])
     parameters = [weight.requires_grad_(True) for weight in body.trained()]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=shape.learning_rate, betas=(0.9, 0.98), weight_decay=shape.weight_decay, fused=True
-    )
+    adam = Adam(parameters, (0.9, 0.98), shape.weight_decay)
     total = torch.zeros(seeds)
     for step in range(shape.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = shape.learning_rate * min(1, (step + 1) / shape.warmup_steps) * (1 - step / shape.steps)
         rows = [letters.rows(stream("train", step=step), shape.rows, shape.length) for stream in streams]
         losses = loss(body, torch.from_numpy(np.stack(rows)))
         losses.sum().backward()
         _clip(parameters, shape.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad()
+        adam.step(shape.learning_rate * min(1, (step + 1) / shape.warmup_steps) * (1 - step / shape.steps))
         total += losses.detach()
         if (step + 1) % every == 0:
             if not total.isfinite().all():

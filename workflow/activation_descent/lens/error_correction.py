@@ -25,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
+from activation_descent.adam import Adam
 from activation_descent.errors import DivergedError
 from activation_descent.seeding import generator
 
@@ -200,20 +201,17 @@ def train(
     settings = model.settings
     if len(documents) != settings.steps * settings.rows:
         raise ValueError(f"{settings.steps} steps of {settings.rows} documents, but {len(documents)} documents")
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+    adam = Adam(model.parameters())
     batches = torch.from_numpy(documents).view(settings.steps, settings.rows, -1)
     for step, tokens in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * (1 - step / settings.steps)
         parts, loss = model.embed(tokens), torch.zeros(())
         _, token, before, _, _ = parts.split(settings.words, -1)
         kernel = model.kernel(token, before, None)  # of what no loop changes
         for _ in range(settings.loops):
             parts = model.correct(parts, kernel)
             loss = loss + F.cross_entropy(parts[:, :-1, : settings.words].flatten(0, 1), tokens[:, 1:].flatten()) / settings.loops
-        optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
+        adam.step(settings.learning_rate * (1 - step / settings.steps))
         report(step + 1, loss.item())
     if not math.isfinite(loss.item()):
         raise DivergedError(f"training of the error-correcting control diverged: its loss is {loss.item()}")

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from activation_descent.adam import Adam
 from activation_descent.lens.gains import Matrix, pairs
 from activation_descent.lens.readout import Batch, States, Unembedding, divergence, log_probabilities, readings
 from activation_descent.lens.translators import Fit, Name, Reader, Stream, Translators
@@ -53,18 +54,15 @@ def calibrate(readers: Mapping[Name, Reader], unembedding: Unembedding, stream: 
     parameters = [tensor.requires_grad_(True) for own in found.values() for tensor in (own.scale, own.shift) if tensor.numel()]
     if not parameters:
         return found
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
+    adam = Adam(parameters)
     for step in range(settings.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * (1 - step / settings.steps)
         for batch in stream(step):
             for name, reader in readers.items():
                 states = reader.transform(batch.states)
                 for fitted in range(1, reader.translators.layers - 1):
                     moved = found[name].translate(reader.translators, states, fitted)
                     divergence(moved, unembedding, batch).mean(-1).sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        adam.step(settings.learning_rate * (1 - step / settings.steps))
     for tensor in parameters:
         tensor.requires_grad_(False)
     return found

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activation_descent.adam import Adam
 from activation_descent.errors import CheckpointError
 from activation_descent.lens.readout import Batch, States, Unembedding, divergence
 
@@ -186,11 +187,9 @@ def fit(
     for own in fitted.values():
         for parameter in own:
             parameter.requires_grad_(True)
-    optimiser = _optimiser([parameter for own in fitted.values() for parameter in own], settings)
+    advance = _optimiser([parameter for own in fitted.values() for parameter in own], settings)
     course = []
     for step in range(settings.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(settings, step)
         losses = dict.fromkeys(fitted, 0.0)
         for batch in stream(step):
             transformed: dict[int, States] = {}
@@ -207,8 +206,7 @@ def fit(
         if settings.optimiser == "sgd":
             for own in fitted.values():
                 _clip(own, settings.clip_norm)
-        optimiser.step()
-        optimiser.zero_grad()
+        advance(settings.learning_rate * (1 - step / settings.steps))
         course.append(losses)
         report(step + 1, losses)
     for own in fitted.values():
@@ -217,17 +215,18 @@ def fit(
     return course
 
 
-def _optimiser(parameters: list[Tensor], settings: Fit) -> torch.optim.Optimizer:
+def _optimiser(parameters: list[Tensor], settings: Fit) -> Callable[[float], None]:
+    """What takes a step at a rate, and clears the gradients."""
     if settings.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=settings.learning_rate, fused=True)
-    return torch.optim.SGD(
-        parameters, lr=settings.learning_rate, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay
-    )
+        return Adam(parameters).step
+    sgd = torch.optim.SGD(parameters, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
 
+    def step(rate: float) -> None:
+        sgd.param_groups[0]["lr"] = rate * (1 - MOMENTUM)
+        sgd.step()
+        sgd.zero_grad()
 
-def _rate(settings: Fit, step: int) -> float:
-    scale = 1 - MOMENTUM if settings.optimiser == "sgd" else 1.0
-    return settings.learning_rate * scale * (1 - step / settings.steps)
+    return step
 
 
 def _clip(parameters: list[Tensor], longest: float) -> None:

@@ -27,6 +27,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from activation_descent.adam import Adam
 from activation_descent.errors import DivergedError
 from activation_descent.lens import STUDY
 from activation_descent.records import Row
@@ -162,17 +163,14 @@ def train(
         DivergedError: if the loss is no longer finite.
     """
     batches = len(data.labels) // settings.batch
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
+    adam = Adam(network.parameters())
     for epoch in range(settings.epochs):
         order, total = torch.from_numpy(rng.permutation(len(data.labels))), 0.0
         for place, chosen in enumerate(order[: batches * settings.batch].view(batches, -1)):
             done = (epoch + place / batches) / settings.epochs
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * (1 - done)
             loss = F.cross_entropy(network.logits(network.features(data.images[chosen])[-1]), data.labels[chosen])
-            optimiser.zero_grad()
             loss.backward()
-            optimiser.step()
+            adam.step(settings.learning_rate * (1 - done))
             total += loss.item()
         if not math.isfinite(total):
             raise DivergedError(f"training of an image classifier diverged in epoch {epoch + 1}")
