@@ -27,18 +27,20 @@ def erase(
     return states + ((mean - states) @ direction)[..., None] * direction
 
 
+@torch.no_grad()
+def undisturbed(states: Float[Tensor, "token feature"], translators: Translators, unembedding: Unembedding) -> Batch:
+    """States of one layer of one model, and what its lens makes of them."""
+    own = unembedding.logits(translators(states[None, None]))[:, 0].softmax(-1)
+    return Batch(states[None, None], own, torch.zeros(own.shape[:2], dtype=torch.long))
+
+
 def influence(
-    states: Float[Tensor, "token feature"],
-    direction: Float[Tensor, " feature"],
-    translators: Translators,
-    unembedding: Unembedding,
+    read: Batch, direction: Float[Tensor, " feature"], translators: Translators, unembedding: Unembedding
 ) -> Float[Tensor, ""]:
-    """sigma(v; lens) in nats of a translator of one layer of one model."""
-    with torch.no_grad():
-        own = unembedding.logits(translators(states[None, None]))[:, 0].softmax(-1)
+    """sigma(v; lens) in nats of a translator of one layer of one model, from `undisturbed` states."""
+    states = read.states[0, 0]
     erased = erase(states, direction, states.mean(0))
-    batch = Batch(states[None, None], own, torch.zeros(own.shape[:2], dtype=torch.long))
-    return divergence(translators(erased[None, None]), unembedding, batch).mean()
+    return divergence(translators(erased[None, None]), unembedding, read).mean()
 
 
 def extract(
@@ -56,6 +58,7 @@ def extract(
     if "weight" in translators.parameters:
         effective = effective + translators.parameters["weight"][0, 0]
     starts = torch.linalg.svd(unembedding.weight[0] @ effective, full_matrices=False).Vh
+    read = undisturbed(states, translators, unembedding)
     found: list[Tensor] = []
     energies: list[float] = []
     for place in range(number):
@@ -63,7 +66,7 @@ def extract(
 
         def loss(flat: np.ndarray, basis: Tensor = basis) -> tuple[float, np.ndarray]:
             free = torch.tensor(flat, dtype=states.dtype, requires_grad=True)
-            value = -influence(states, _unit(free, basis), translators, unembedding)
+            value = -influence(read, _unit(free, basis), translators, unembedding)
             value.backward()
             return float(value.detach()), free.grad.double().numpy()
 
