@@ -18,8 +18,6 @@ VARIANTS = {
         "one_layer",
         "size_5",
         "recurrent_2",
-        "recurrent_3",
-        "untied_2",
         "softmax_1",
         "layer_norm_2",
         "fixed_128",
