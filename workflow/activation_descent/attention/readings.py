@@ -54,6 +54,7 @@ class Head:
 
     @property
     def update(self) -> Updates:
+        """What the head writes: the mean of what is read under its own softmax."""
         return self.smoothed(self.scores)
 
 

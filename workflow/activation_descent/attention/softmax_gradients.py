@@ -70,6 +70,8 @@ def gap(found: Tensor, expected: Tensor) -> float:
 
 
 def draw(rng: np.random.Generator, settings: Identities) -> Memory:
+    """Keys, values and a query, each normal around a normal mean of its own, in float64."""
+
     def cloud(width: int) -> Tensor:
         return torch.from_numpy(rng.standard_normal((settings.keys, width)) + rng.standard_normal(width))
 

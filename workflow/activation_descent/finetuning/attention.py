@@ -56,6 +56,7 @@ class AttentionCall:
 
     @property
     def weights(self) -> Float[Tensor, "batch head token source"]:
+        """After mask and softmax; rows sum to one."""
         return (self.logits + self.mask).softmax(dim=-1)
 
 

@@ -94,6 +94,7 @@ class Rows:
     variant: str
 
     def of_cells(self, control: str, numbers: Mapping[str, Float[Tensor, " cell"]]) -> Iterator[Row]:
+        """One row for each cell and metric."""
         for metric, values in numbers.items():
             for cell, value in enumerate(values.tolist()):
                 if np.isfinite(value):

@@ -73,10 +73,12 @@ class Cells:
 
     @property
     def tasks(self) -> list[str]:
+        """The task of each cell, by name."""
         return [speaker.task.name for speaker in self.speakers]
 
     @property
     def task_numbers(self) -> Int[Tensor, " cell"]:
+        """The place of each cell's task among the names in their order."""
         names = sorted(set(self.tasks))
         return torch.tensor([names.index(name) for name in self.tasks])
 

@@ -57,9 +57,11 @@ class Sequences:
         return cls(torch.tensor(padded), lengths, len(context))
 
     def runs(self, index: Int[Tensor, " chosen"] | Sequence[int] | slice) -> "Sequences":
+        """Those of some runs."""
         return Sequences(self.tokens[index], self.lengths[index], self.context)
 
     def rows(self, index: Int[Tensor, " chosen"] | slice) -> "Sequences":
+        """The same rows of every run, cut to the longest that is left."""
         lengths = self.lengths[:, index]
         return Sequences(self.tokens[:, index, : int(lengths.max())], lengths, self.context)
 

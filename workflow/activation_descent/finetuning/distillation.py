@@ -47,6 +47,7 @@ class Lesson:
     target: Outputs
 
     def runs(self, index: Int[Tensor, " chosen"] | slice) -> "Lesson":
+        """That of some runs."""
         return Lesson(self.queries.runs(index), self.start[index], self.target[index])
 
 

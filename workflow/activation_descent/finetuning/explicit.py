@@ -88,6 +88,7 @@ class Problems:
 
 
 def draw_problems(rng: np.random.Generator, control: Control) -> Problems:
+    """Fresh tasks, in float64; labels of queries are zero."""
     number, d = control.demonstrations + control.queries, control.input_dim
     x = rng.uniform(-control.half_range, control.half_range, (control.trials, number, d))
     weight = rng.standard_normal((control.trials, control.label_dim, d))

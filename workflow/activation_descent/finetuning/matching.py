@@ -26,9 +26,11 @@ class Tuning:
     truth: Int[Tensor, "run query"]
 
     def runs(self, index: Int[Tensor, " chosen"] | Sequence[int] | slice) -> "Tuning":
+        """That of some runs."""
         return Tuning(self.queries.runs(index), self.labels[index], self.truth[index])
 
     def logits(self, model: LanguageModel, deltas: Mapping[str, Tensor] | None = None) -> Float[Tensor, "run query label"]:
+        """Logits of the label words at the end of each query; `deltas` as of `evaluation.label_logits`."""
         return label_logits(model, self.queries, self.labels, deltas)
 
     def loss(self, model: LanguageModel, deltas: Mapping[str, Tensor] | None = None) -> Float[Tensor, " run"]:

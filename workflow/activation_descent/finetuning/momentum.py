@@ -53,6 +53,7 @@ class Memory(nn.Module):
 
     @property
     def rate(self) -> Float[Tensor, " head"]:
+        """eta, between 0 and 1."""
         return self.rate_logit.sigmoid()
 
 
@@ -60,6 +61,7 @@ class MovingAverage(Memory):
     """MoAttn."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
+        """Softmax attention, plus the decaying sum of earlier values (their equation 14)."""
         rows, _, length, _ = v.shape
         # The same weights for all rows: one product with the values of all of them
         remembered = torch.bmm(decay(self.rate, length), v.permute(1, 2, 0, 3).flatten(2)).unflatten(2, (rows, -1))
@@ -70,6 +72,7 @@ class Momentum(Memory):
     """Momentum on `sum_i v_i k_i^T`, applied to the query that softmax attention sees."""
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
+        """Softmax attention, plus the decaying sum of `v_i (k_i . q) / sqrt d`."""
         logits = q @ k.mT / math.sqrt(q.shape[-1])
         weights = logits.masked_fill(_distance(v.shape[2]) < 0, -math.inf).softmax(-1)
         return (weights + decay(self.rate, v.shape[2]) * logits) @ v  # one product with the values serves both
@@ -85,6 +88,7 @@ class Convolution(nn.Module):
         self.taps = nn.Parameter(taps)
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
+        """Softmax attention on filtered values."""
         length = v.shape[2]
         padded = F.pad(v, (0, 0, TAPS - 1, 0))
         taps = self.taps[:, :, None].unbind(1)  # head 1 feature
@@ -100,6 +104,7 @@ class RecencyBias(nn.Module):
         self.register_buffer("slope", 2.0 ** (-8 * torch.arange(1, heads + 1) / heads))
 
     def forward(self, q: Heads, k: Heads, v: Heads) -> Heads:
+        """Softmax attention on biased logits."""
         distance = _distance(v.shape[2])
         bias = torch.where(distance < 0, -math.inf, -self.slope[:, None, None] * distance)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
@@ -176,6 +181,7 @@ class Prompts:
 
 
 def draw_prompts(rng: np.random.Generator, corpus: Corpus, number: int, examples: int) -> Prompts:
+    """Prompts of held-out tasks in the shortest template, with canonical labels."""
     template = words.spell_out(words.SHORT_TEMPLATE, words.SHORT_TEXT)
     unit, place = len(template.split()), template.split().index("{label}")
     task = rng.choice([corpus.tasks.index(task) for task in words.HELD_OUT_TASKS], number)

@@ -62,6 +62,7 @@ class Split:
 
     @property
     def output(self) -> Float[Tensor, "input head feature"]:
+        """What the head says with the demonstrations: `(1 - m) Z + m C`."""
         return (1 - self.mass) * self.own + self.mass * self.shown
 
     @property

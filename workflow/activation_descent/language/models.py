@@ -83,6 +83,7 @@ class Projection:
 
     @property
     def bias(self) -> Float[Tensor, " output"] | None:
+        """The bias, if there is one; gradients flow to the stored parameter."""
         return None if self.module.bias is None else self.module.bias[self.rows]
 
     @torch.no_grad()

@@ -93,6 +93,7 @@ class Course:
 
     @classmethod
     def empty(cls, blocks: int, stages: int) -> "Course":
+        """Before the first block; the first stage has begun."""
         names = ("training_loss", "in_context_accuracy", "zero_shot_accuracy", "fact_accuracy")
         curves = {name: torch.full((blocks,), torch.nan, dtype=torch.float64) for name in names}
         begun = torch.full((stages,), -1)

@@ -129,14 +129,17 @@ class Body:
 
     @property
     def seeds(self) -> int:
+        """Models side by side."""
         return len(self.weights["head"])
 
     @property
     def layers(self) -> int:
+        """L, the loops where weights are tied."""
         return self.shape.layers
 
     @property
     def unembedding(self) -> Unembedding:
+        """The head behind a root-mean-square normalisation without a gain."""
         head = self.weights["head"]
         return Unembedding(head, head.new_zeros(head.shape[:2]), "rms", EPSILON)
 
@@ -179,10 +182,12 @@ class Body:
 
     @torch.no_grad()
     def record(self, tokens: Tokens) -> Float[Tensor, "seed depth row token feature"]:
+        """h_0 to h_L, without gradients."""
         return torch.stack([*self.states(tokens)], 1)
 
     @torch.no_grad()
     def resume(self, tokens: Tokens, layer: int, states: Stream) -> Stream:
+        """h_L when `states` enter block `layer`; `tokens` are not read again."""
         for place in range(layer, self.layers):
             states = self.block(states, place)
         return states

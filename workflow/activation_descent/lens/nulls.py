@@ -82,12 +82,14 @@ class World:
 
     @classmethod
     def draw(cls, kind: str, shape: Synthetic, rng: np.random.Generator, seeds: int) -> "World":
+        """Random head and bases for each seed."""
         head = rng.standard_normal((seeds, shape.words, shape.width)) * shape.spread / math.sqrt(shape.width)
         bases = rotations(rng, seeds, shape.layers, shape.width)
         return cls(kind, shape, torch.from_numpy(head.astype(np.float32)), bases)
 
     @property
     def unembedding(self) -> Unembedding:
+        """The head behind a LayerNorm."""
         return Unembedding(self.head, torch.zeros(self.head.shape[:2]), "layer")
 
     def batch(self, rng: np.random.Generator, samples: int) -> Batch:

@@ -39,6 +39,7 @@ class Unembedding:
     epsilon: float = 1e-5
 
     def normalise(self, states: Float[Tensor, "... feature"]) -> Float[Tensor, "... feature"]:
+        """x of `logits = x weight^T + bias`: scale and shift are in weight and bias."""
         width = states.shape[-1:]
         match self.norm:
             case "layer":
@@ -73,6 +74,7 @@ class Batch:
 
     @cached_property
     def negative_entropy(self) -> Float[Tensor, "seed token"]:
+        """E log p_L of each token, in nats."""
         return torch.special.xlogy(self.final, self.final).sum(-1)
 
     def parts(self, number: int) -> Iterator["Batch"]:

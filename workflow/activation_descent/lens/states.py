@@ -32,10 +32,14 @@ class Subject(Protocol):
     """What the study looks at: one language model, read on several streams of tokens, or several seeds of one kind."""
 
     @property
-    def unembedding(self) -> Unembedding: ...
+    def unembedding(self) -> Unembedding:
+        """Of each seed."""
+        ...
 
     @property
-    def layers(self) -> int: ...
+    def layers(self) -> int:
+        """L."""
+        ...
 
     def record(self, tokens: Tokens) -> Recorded:
         """h_0 to h_L."""
@@ -80,19 +84,23 @@ class Network:
 
     @property
     def unembedding(self) -> Unembedding:
+        """The same for each stream of tokens."""
         return self._unembedding
 
     @property
     def layers(self) -> int:
+        """L, blocks of the model."""
         return len(self.blocks)
 
     @torch.no_grad()
     def record(self, tokens: Tokens) -> Recorded:
+        """h_0 to h_L, by hooks on the blocks."""
         states, _ = recorded(self.network, self.blocks, tokens.flatten(0, 1))
         return states.unflatten(1, tokens.shape[:2]).transpose(0, 1)
 
     @torch.no_grad()
     def resume(self, tokens: Tokens, layer: int, states: Rows) -> Rows:
+        """h_L when `states` enter block `layer`."""
         if layer == self.layers:
             return states
         flat = states.flatten(0, 1)

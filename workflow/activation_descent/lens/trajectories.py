@@ -143,6 +143,7 @@ class Trajectory:
     divergence: list[list[float]]
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return vars(self)
 
 

@@ -35,6 +35,7 @@ class Calibration:
 
     @classmethod
     def initial(cls, seeds: int, layers: int, width: int) -> "Calibration":
+        """Scales of one and shifts of zero, which change nothing."""
         number = len(pairs(layers))
         return cls(torch.ones(seeds, number, 1, 1), torch.zeros(seeds, number, 1, width))
 

@@ -95,6 +95,7 @@ class Stage(nn.Module):
         self.pooled = _convolution(rng, WIDTH, BRANCH, 1)
 
     def forward(self, h: Images) -> Images:
+        """The four branches on normalised features, one behind the other along the channels."""
         h = self.norm(h)
         one, rest = self.entry(h).split([BRANCH, 2 * BRANCH], 1)
         before_three, before_five = F.relu(self.inner(rest)).chunk(2, 1)
@@ -124,6 +125,7 @@ class Classifier(nn.Module):
         return torch.stack(found)
 
     def logits(self, feature: Float[Tensor, "image feature"]) -> Float[Tensor, "image kind"]:
+        """LayerNorm and linear map of the last features."""
         return self.head(self.norm(feature))
 
 

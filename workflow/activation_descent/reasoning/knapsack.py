@@ -76,6 +76,7 @@ class Knapsack:
 
     @property
     def encoder(self) -> Encoder:
+        """Inputs: weight, value and place of an item, and the capacity, one-hot; outputs: the answer's classes."""
         inputs = self.largest_weight + self.largest_value + self.items + len(self.capacities)
         return Encoder(self.depths, inputs, self.classes, self.width, self.heads, self.mlp_width)
 
@@ -146,6 +147,7 @@ def answers(settings: Knapsack, problems: Problems) -> Int[Tensor, "problem capa
 
 
 def new_encoders(settings: Knapsack, root: int) -> Weights:
+    """Fresh encoders of all depths and seeds."""
     return Weights(settings.encoder.shapes(), _generators(settings, root, "encoder"))
 
 

@@ -57,6 +57,7 @@ class Logic:
 
     @property
     def problems(self) -> Space:
+        """What problems are drawn from."""
         return Space(**self.space)
 
     @property

@@ -91,10 +91,12 @@ def loss_of(answer: Answer, tasks: Tasks) -> float:
 
 
 def answer_of_model(model: Model, tasks: Tasks) -> Answer:
+    """What a linear model predicts, and the model itself."""
     return Answer(predict(model, tasks), model)
 
 
 def answer_of_network(vector: Vector, tasks: Tasks, architecture: Architecture) -> Answer:
+    """What a network predicts, and the linear model that it has written for each task; in float64."""
     return Answer(*written_model(vector.double(), tasks.tokens, architecture))
 
 

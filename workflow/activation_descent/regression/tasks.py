@@ -25,14 +25,17 @@ class Tasks:
 
     @property
     def inputs(self) -> Float[Tensor, "input context task"]:
+        """x_i of the context."""
         return self.tokens[:-1, :-1]
 
     @property
     def labels(self) -> Float[Tensor, "context task"]:
+        """y_i of the context."""
         return self.tokens[-1, :-1]
 
     @property
     def query(self) -> Float[Tensor, "input task"]:
+        """x_q."""
         return self.tokens[:-1, -1]
 
 

@@ -80,6 +80,7 @@ class Training:
 
     @property
     def architecture(self) -> Architecture:
+        """The network that these settings name."""
         return Architecture(
             features=self.input_dim + 1,
             layers=self.layers,
