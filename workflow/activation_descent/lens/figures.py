@@ -125,7 +125,7 @@ def _square(x: float, y: float, **style: Any):
 
 
 def draw_lenses(name: str, table: pd.DataFrame) -> "Figure":
-    """What every kind of lens reads at every layer, and how predictions move from layer to layer."""
+    """What each kind of lens that was fitted reads at every layer, and how predictions move from layer to layer."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = panels(
@@ -144,7 +144,9 @@ def draw_lenses(name: str, table: pd.DataFrame) -> "Figure":
         ("lens_cross_entropy", axes[0][1], "Cross-entropy of the token that follows"),
     ):
         for (kind, label), (colour, dashes) in zip(KINDS.items(), styles, strict=True):
-            curve(panel, own[(own["metric"] == metric) & (own["lens"] == kind)], "layer", label, colour, dashes, "o")
+            rows = own[(own["metric"] == metric) & (own["lens"] == kind)]
+            if len(rows):  # controls have fewer kinds
+                curve(panel, rows, "layer", label, colour, dashes, "o")
         known = table.loc[table["metric"] == ("prior_kl" if metric == "lens_kl" else "model_cross_entropy"), "value"].mean()
         panel.axhline(known, color="0.4", linewidth=1, linestyle=":")
         last, line = own["layer"].max(), "constant prediction" if metric == "lens_kl" else "the model itself"
