@@ -1,51 +1,36 @@
 """The forward pass for training: transformers' own logits and gradients, and each operation by itself."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from activation_descent.language import network
-from activation_descent.language.pretraining import Pretraining, make_network
-from activation_descent.language.world import make_world
 
-WORLD = make_world(0, 0.1)
-SETTINGS = Pretraining(
-    hidden_size=16,
-    layers=2,
-    heads=2,
-    mlp_size=24,
-    rotary_base=100.0,
-    init_scale=0.1,
-    stages=({"length": 20, "short": 0.5}, {"length": 40, "short": 0.0}, {"length": 80, "short": 0.0}),
-    stage_steps=4,
-    stage_accuracy=0.9,
-    steps=16,
-    decay_steps=2,
-    rows=2,
-    learning_rate=0.01,
-    warmup_steps=3,
-    beta1=0.9,
-    beta2=0.98,
-    weight_decay=0.01,
-    clip_norm=1.0,
-    block=2,
-    settled=0.02,
-    in_context_accuracy=0.95,
-    fact_accuracy=0.97,
-)
+WORDS, WIDTH, BASE = 50, 16, 100.0
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_the_fast_forward_pass_is_that_of_transformers(heads):
-    model = make_network(replace(SETTINGS, heads=heads), len(WORLD.vocabulary), np.random.default_rng(0))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=WIDTH,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        max_position_embeddings=40,
+        rope_parameters={"rope_type": "default", "rope_theta": BASE},
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+    )
+    model = LlamaForCausalLM(config)
     for name, parameter in model.named_parameters():
         if "norm" in name:  # they start at 1, which would hide a mistake
             torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
-    tokens = torch.randint(0, len(WORLD.vocabulary), (3, 30), generator=torch.Generator().manual_seed(0))
-    turns = network.rotary_turns(40, SETTINGS.hidden_size // heads, SETTINGS.rotary_base)
+    tokens = torch.randint(WORDS, (3, 30), generator=torch.Generator().manual_seed(0))
+    turns = network.rotary_turns(40, WIDTH // heads, BASE)
     library = model(input_ids=tokens, labels=tokens)
     assert torch.allclose(network.forward(model, tokens, turns), library.logits, atol=1e-5)
     loss = network.next_token_loss(model, tokens, turns)
