@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -103,6 +105,21 @@ def test_dry_run_of_every_configuration(
         "render_page": 1,
     }
     assert not (project.folder / "results").exists()
+
+
+def test_snakemake_starts_without_torch(project):
+    """A dry run checks configuration and claims and lists all jobs; torch would take as long as all of that."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *project.command("--dry-run", "--quiet", "--cores", "1")[1:]],
+        cwd=project.folder,
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert {"activation_descent.settings", "activation_descent.claims"} <= loaded
+    assert not {"torch", "transformers", "wandb", "scipy", "matplotlib"} & loaded
 
 
 def test_conda_would_build_the_environment(project):

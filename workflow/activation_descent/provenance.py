@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import subprocess
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,7 @@ def package_root() -> Path:
     return Path(spec.origin).parent
 
 
-@lru_cache
+@cache
 def source_digest(script: str) -> str:
     """A digest of a script's library code: every module of the package that it imports, directly or through others.
 
@@ -46,14 +46,14 @@ def source_digest(script: str) -> str:
     return hashlib.sha256("\n".join(f"{name} {found[name]}" for name in sorted(found)).encode()).hexdigest()[:16]
 
 
-@lru_cache
+@cache
 def _tree(path: Path) -> str:
     """What counts of a file, as text."""
     text = path.read_text(encoding="utf-8")
     return ast.dump(ast.parse(text)) if path.suffix == ".py" else text
 
 
-@lru_cache
+@cache
 def _imports(path: Path) -> frozenset[str]:
     """Names inside the package that a file may import; files beside it that it reads by name (templates) count as imports."""
     if path.suffix != ".py":
@@ -70,7 +70,7 @@ def _imports(path: Path) -> frozenset[str]:
     return frozenset(ours | packages)
 
 
-@lru_cache
+@cache
 def _path(module: str, base: Path) -> Path | None:
     if "/" in module:
         return base / module if (base / module).is_file() else None

@@ -8,7 +8,7 @@ import torch
 from activation_descent import records
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.world import load_world
-from activation_descent.lens import MODEL, bodies, measure, tokens, translators
+from activation_descent.lens import BODY_CONTROLS, MODEL, bodies, measure, tokens, translators
 from activation_descent.tracking import Progress, log_to
 
 log_to(snakemake.log[0])
@@ -25,7 +25,7 @@ else:
 
 progress = Progress(f"{snakemake.rule} {variant}", settings.steps)
 report = lambda step, losses: progress(step, {" ".join(name): loss for name, loss in losses.items()})
-names = measure.OF_CONTROLS if variant in bodies.CONTROLS else measure.READ
+names = measure.OF_CONTROLS if variant in BODY_CONTROLS else measure.READ
 lenses = measure.fit_lenses(source, settings, variant, report, names)
 evaluation = measure.evaluate(source, lenses, settings)
 rows = [*measure.lens_records(evaluation, params.seed, variant), *measure.path_records(source, lenses, settings, variant)]

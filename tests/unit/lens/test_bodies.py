@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.world import make_world
-from activation_descent.lens import bodies
+from activation_descent.lens import BODIES, bodies
 from activation_descent.lens.bodies import Body, Letters, Shape
 from activation_descent.lens.states import Subject, batch_of
 
@@ -55,7 +55,7 @@ def test_letters_spell_the_corpus(letters):
     assert (rows[:, 1:] > 0).all()
 
 
-@pytest.mark.parametrize("kind", bodies.BODIES)
+@pytest.mark.parametrize("kind", BODIES)
 def test_states_are_those_of_a_loop_over_heads_and_positions(kind):
     made, read = body(kind), tokens()
     states = made.record(read)
@@ -89,7 +89,7 @@ def test_states_are_those_of_a_loop_over_heads_and_positions(kind):
         torch.testing.assert_close(states[seed, 3, 1], x, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", bodies.BODIES)
+@pytest.mark.parametrize("kind", BODIES)
 def test_losses_by_hand(kind):
     made, read = body(kind), tokens()
     states = made.record(read)
@@ -105,7 +105,7 @@ def test_losses_by_hand(kind):
 
 
 def test_what_is_tied_and_what_is_frozen():
-    layers = {kind: body(kind).weights["attention"].shape[1] for kind in bodies.BODIES}
+    layers = {kind: body(kind).weights["attention"].shape[1] for kind in BODIES}
     assert layers == {"untied": 3, "tied_loops": 1, "tied": 1, "random_body": 3}
     frozen = body("random_body", words=4000)
     assert len(frozen.trained()) == 1
@@ -123,7 +123,7 @@ def test_batches_and_resuming():
         torch.testing.assert_close(made.resume(read, layer, states[:, layer]), states[:, -1])
 
 
-@pytest.mark.parametrize("kind", bodies.BODIES)
+@pytest.mark.parametrize("kind", BODIES)
 def test_training_lowers_the_loss_and_seeds_do_not_meet(kind, letters):
     from dataclasses import replace
 

@@ -11,8 +11,8 @@ from activation_descent import records
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.pretraining import Pretraining, make_network, save_model
 from activation_descent.language.world import make_world
-from activation_descent.lens import gains, measure, tokens, transfer
-from activation_descent.lens.bodies import BODIES, Body, Letters, Shape
+from activation_descent.lens import BODIES, gains, measure, tokens, transfer
+from activation_descent.lens.bodies import Body, Letters, Shape
 from activation_descent.lens.measure import CARRIED, MODEL, Measurement
 from activation_descent.lens.states import batch_of
 from activation_descent.lens.statistics import lens_statistics

@@ -33,8 +33,6 @@ from activation_descent.lens import STUDY
 from activation_descent.lens.readout import Unembedding
 from activation_descent.seeding import generator
 
-BODIES = ("untied", "tied_loops", "tied", "random_body")
-CONTROLS = BODIES[1:]  # the first is asked, these must come out as they were made
 EPSILON = 1e-5
 ROTARY_BASE = 1000.0
 

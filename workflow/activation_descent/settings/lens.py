@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from activation_descent.errors import SettingsError
+from activation_descent.lens import BODIES
 
 
 def resolve_lens(study: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -12,8 +13,6 @@ def resolve_lens(study: Mapping[str, Any], language: Mapping[str, Any]) -> dict[
     Raises:
         SettingsError: if settings that are fine one by one cannot be run together.
     """
-    from activation_descent.lens.bodies import BODIES
-
     bodies, common = study["bodies"], study["measurement"]
     if bodies["hidden_size"] % (2 * bodies["heads"]):
         raise SettingsError(
