@@ -43,6 +43,7 @@ def config_sources():
 def checked_settings():
     """Check configuration and claims before anything runs; returns the resolved variants and the claims file."""
     from activation_descent.claims import check as check_claims
+    from activation_descent.lens import BODIES as bodies
     from activation_descent.page.answer import check as check_answer
 
     try:
@@ -69,7 +70,7 @@ def checked_settings():
         known = {
             "regression": [*compared, *SUBJECTS, *config["regression"]["figures"]],
             "language": list(config["language"]["models"]),
-            "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *finetuning["momentum"]["attentions"]],
+            "finetuning": [*config["finetuning"]["models"], *EXPLICIT_LAYERS, *MOMENTUM],
             "attention": [
                 *ATTENTION_SUBJECTS,
                 *compared,
@@ -77,7 +78,7 @@ def checked_settings():
                 *MECHANISMS,
             ],
             "reasoning": SOLVERS,
-            "lens": [*lenses, *config["lens"]["models"], *LENS_CONTROLS],
+            "lens": [*bodies, *config["lens"]["models"], *LENS_CONTROLS],
         }
         check_claims(document["claims"], known)
         check_answer(document["answer"], document["claims"])
@@ -90,6 +91,8 @@ def checked_settings():
 SUBJECTS = ["learners", "updates"]
 # Layers by hand, the positive and negative controls of the comparison with fine-tuning
 EXPLICIT_LAYERS = ["linear", "softmax_1_centred", "random_weights"]
+# Attention that remembers what it said, and what it is held against
+MOMENTUM = ["vanilla", "moving_average", "momentum", "convolution", "recency_bias"]
 # What the attention study has besides models: the dual form, statements about softmax, layers on mixtures, controls, all models together
 ATTENTION_SUBJECTS = [
     "duality",

@@ -14,7 +14,7 @@ rule train_lens_body:
     params:
         code=code("train_lens_body"),
         seed=config["seed"],
-        bodies=config["lens"]["bodies"],
+        bodies=BODY,
         mixture=config["language"]["corpus"]["mixture"],
         runs=subpath(output.curve, ancestor=4),
     message:

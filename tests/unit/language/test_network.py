@@ -1,5 +1,9 @@
 """The forward pass for training: transformers' own logits and gradients, and each operation by itself."""
 
+import subprocess
+import sys
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from activation_descent.language import network
 
 WORDS, WIDTH, BASE = 50, 16, 100.0
+SHAPE = network.Shape(WORDS, WIDTH, 24, 3, 2)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -39,6 +44,23 @@ def test_the_fast_forward_pass_is_that_of_transformers(heads):
     theirs = torch.autograd.grad(model(input_ids=tokens, labels=tokens).loss, list(model.parameters()))
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, atol=1e-5)
+
+
+def test_a_network_has_the_librarys_names_in_its_order():
+    """Weights are drawn, trained and saved by them."""
+    config = LlamaConfig(**asdict(SHAPE), tie_word_embeddings=True)
+    shapes = [(name, parameter.shape) for name, parameter in LlamaForCausalLM(config).named_parameters()]
+    assert [(name, parameter.shape) for name, parameter in network.Network(SHAPE).named_parameters()] == shapes
+
+
+def test_training_does_not_load_the_library():
+    program = (
+        "import sys, torch; from activation_descent.language import network as n; "
+        f"made = n.Network(n.{SHAPE}); "
+        "n.next_token_loss(made, torch.ones(2, 5, dtype=torch.long), n.rotary_turns(5, 8, 100.0)).backward(); "
+        "sys.exit('transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_normalisation_and_its_derivative():

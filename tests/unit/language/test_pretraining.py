@@ -12,7 +12,7 @@ from activation_descent.errors import DivergedError
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
-from activation_descent.language.network import rotary_turns
+from activation_descent.language.network import forward, rotary_turns
 from activation_descent.language.pretraining import Job, Pretraining, course_records, save_model, train
 from activation_descent.language.world import make_world
 
@@ -139,7 +139,12 @@ def test_the_saved_folder_is_an_ordinary_one(tmp_path):
         AutoTokenizer.from_pretrained(tmp_path / "model"),
     )
     tokens = torch.tensor([tokenizer("input very oak label")["input_ids"]])
-    assert torch.equal(loaded(tokens).logits, network(tokens).logits)
+    turns = rotary_turns(SETTINGS.context_length, SETTINGS.hidden_size // SETTINGS.heads, SETTINGS.rotary_base)
+    assert torch.allclose(loaded(tokens).logits, forward(network, tokens, turns), atol=1e-5)
+    kept = dict(loaded.named_parameters())
+    for name, parameter in network.named_parameters():
+        assert torch.equal(kept.pop(name), parameter)
+    assert not kept
     assert not (tmp_path / "model.partial").exists()
 
 

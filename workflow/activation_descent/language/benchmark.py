@@ -8,7 +8,7 @@ from collections.abc import Callable
 from activation_descent.language import STUDY
 from activation_descent.language.corpus import Mixture
 from activation_descent.language.models import LanguageModel
-from activation_descent.language.pretraining import Job, Pretraining
+from activation_descent.language.pretraining import Job, Pretraining, as_library_model
 from activation_descent.language.prompts import Speaker, next_logits
 from activation_descent.language.tasks import own_tasks
 from activation_descent.language.world import make_tokenizer, make_world
@@ -36,7 +36,9 @@ def _measure(
     job = Job(settings, world, mixture, 0, size)
     speed = training_speed(job, repeats)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    model = LanguageModel(f"embedded:{size}", job.network, make_tokenizer(world, settings.context_length))
+    model = LanguageModel(
+        f"embedded:{size}", as_library_model(job.network, settings), make_tokenizer(world, settings.context_length)
+    )
     saving = prefix_times(Speaker.of(model, own_tasks(world, mixture.noise, 0, QUERIES)[0]), demonstrations, repeats)
     base = {"study": STUDY, "experiment": "benchmark", "variant": size}
     return [base | {"metric": metric, "value": value} for metric, value in (speed | {"peak_memory": memory} | saving).items()]

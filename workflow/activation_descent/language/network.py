@@ -1,13 +1,14 @@
 """The embedded model's forward pass for training: what transformers computes, in fewer and larger operations.
 
-Llama (Touvron et al. 2023): blocks of rotary attention and a gated MLP, each behind a root-mean-square normalisation. The weights are
-those of the `LlamaForCausalLM` that is saved. Between the products its own forward pass moves memory about, and so would automatic
-differentiation. Here the gain of a normalisation is part of the weight behind it, gradients of normalisation, gate and loss are written
-out, and a rotation is one product of complex numbers: the features that rotate together are made neighbours in the weights, the same for
-queries and keys, so that no score changes.
+Llama (Touvron et al. 2023): blocks of rotary attention and a gated MLP, each behind a root-mean-square normalisation. The weights have the
+names of a `LlamaForCausalLM`, as which a model is saved. Between the products its own forward pass moves memory about, and so would
+automatic differentiation. Here the gain of a normalisation is part of the weight behind it, gradients of normalisation, gate and loss are
+written out, and a rotation is one product of complex numbers: the features that rotate together are made neighbours in the weights, the
+same for queries and keys, so that no score changes.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,44 @@ POSITIONS_AT_ONCE = 256  # whose probabilities of all words stay in the processo
 def softmax_attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """Causal attention, scores divided by the root of the head's width."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a `LlamaConfig` says of a network, under the same names."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    rms_norm_eps: float = 1e-6
+
+
+class Network(nn.Module):
+    """The weights of a `LlamaForCausalLM` with tied embeddings, under its names and in its order, and nothing else.
+
+    The library's own class takes three times as long to load as torch; a training that saves no model can do without it.
+    """
+
+    def __init__(self, config: Shape):
+        super().__init__()
+        self.config = config
+        self.model = nn.Module()
+        self.model.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.model.layers = nn.ModuleList(_block(config) for _ in range(config.num_hidden_layers))
+        self.model.norm = nn.RMSNorm(config.hidden_size)
+
+
+def _block(config: Shape) -> nn.Module:
+    width, hidden = config.hidden_size, config.intermediate_size
+    block, block.self_attn, block.mlp = (nn.Module() for _ in range(3))
+    for name in "qkvo":
+        block.self_attn.add_module(f"{name}_proj", nn.Linear(width, width, bias=False))
+    for name, inputs, outputs in (("gate", width, hidden), ("up", width, hidden), ("down", hidden, width)):
+        block.mlp.add_module(f"{name}_proj", nn.Linear(inputs, outputs, bias=False))
+    block.input_layernorm, block.post_attention_layernorm = nn.RMSNorm(width), nn.RMSNorm(width)
+    return block
 
 
 # Operations, for one network or several: with a leading axis, where there are several
@@ -127,7 +166,7 @@ def final_states(
     """The last states, normalised but for the gain.
 
     Args:
-        network: a `LlamaForCausalLM` with as many key heads as query heads and tied embeddings.
+        network: a `Network`; or a `LlamaForCausalLM` with as many key heads as query heads and tied embeddings.
         turns: see `rotary_turns`; of as many positions as there are tokens in a row, or more.
         attends: each block's attention, if it is not `softmax_attention`.
     """

@@ -29,7 +29,7 @@ from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
-from activation_descent.language.network import next_token_loss, rotary_turns
+from activation_descent.language.network import Network, Shape, next_token_loss, rotary_turns
 from activation_descent.language.world import World, make_tokenizer, save_world
 from activation_descent.records import write_text
 from activation_descent.seeding import generator
@@ -101,24 +101,10 @@ class Course:
         return cls(curves, begun, torch.zeros((), dtype=torch.long))
 
 
-def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generator) -> nn.Module:
-    """A Llama-style model of transformers with normal weights of standard deviation `init_scale`."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.mlp_size,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        max_position_embeddings=settings.context_length,
-        rope_parameters={"rope_type": "default", "rope_theta": settings.rotary_base},
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=None,
-    )
-    network = LlamaForCausalLM(config)
+def make_network(settings: Pretraining, vocabulary: int, rng: np.random.Generator) -> Network:
+    """A network with normal weights of standard deviation `init_scale`."""
+    shape = Shape(vocabulary, settings.hidden_size, settings.mlp_size, settings.layers, settings.heads)
+    network = Network(shape)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.dim() == 2:
@@ -203,7 +189,7 @@ def train(
     checkpoint: Path | None = None,
     code: str = "",
     report: Report = lambda step, values: None,
-) -> tuple[nn.Module, Course]:
+) -> tuple[Network, Course]:
     """Train one embedded model.
 
     Args:
@@ -287,11 +273,30 @@ def course_records(course: Course, settings: Pretraining, size: str) -> Iterator
                 yield {"study": STUDY, "experiment": EXPERIMENT, "variant": size, "step": step, "metric": metric, "value": value}
 
 
-def save_model(network: nn.Module, world: World, settings: Pretraining, mixture: Mixture, folder: Path) -> None:
+def as_library_model(network: Network, settings: Pretraining) -> nn.Module:
+    """The `LlamaForCausalLM` with a network's weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        **asdict(network.config),
+        max_position_embeddings=settings.context_length,
+        rope_parameters={"rope_type": "default", "rope_theta": settings.rotary_base},
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    weights = network.state_dict()
+    model.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]})
+    return model
+
+
+def save_model(network: Network, world: World, settings: Pretraining, mixture: Mixture, folder: Path) -> None:
     """Write an ordinary Hugging Face folder, with the world beside it, whole or not at all."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    network.save_pretrained(partial)
+    as_library_model(network, settings).save_pretrained(partial)
     make_tokenizer(world, settings.context_length).save_pretrained(partial)
     save_world(world, partial / "world.json")
     write_text(json.dumps({**asdict(settings), "mixture": asdict(mixture)}, indent=2) + "\n", partial / "training.json")

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from activation_descent.errors import SettingsError
-from activation_descent.lens import BODIES
 
 
 def resolve_lens(study: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -18,7 +17,7 @@ def resolve_lens(study: Mapping[str, Any], language: Mapping[str, Any]) -> dict[
         raise SettingsError(
             f"configuration: lens.bodies: hidden_size {bodies['hidden_size']} does not divide into {bodies['heads']} heads of an even size"
         )
-    subjects = {kind: {"seeds": bodies["seeds"], "length": bodies["length"], "measurement": common} for kind in BODIES}
+    subjects = {kind: {"seeds": bodies["seeds"], "length": bodies["length"], "measurement": common} for kind in bodies["kinds"]}
     for name, model in study["models"].items():
         if model is None:
             continue

@@ -1,5 +1,7 @@
 # The lens study's own models, trained here, and the subjects that are asked whether they are predictive coding
 BODIES = [variant for variant in LENSES if variant not in MODELS]
+# What each is and how it is trained
+BODY = {key: value for key, value in config["lens"]["bodies"].items() if key != "kinds"}
 PREDICTIVE = ["error_correction", *(name for name in config["lens"]["predictive_coding"]["models"] if name in LENSES)]
 
 
