@@ -14,7 +14,6 @@ from activation_descent.settings import (
     resolve_regression,
 )
 
-
 # Ten times as fast where PyYAML was built with libyaml, and as safe
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
