@@ -138,6 +138,13 @@ def test_snakemake_starts_without_torch(project):
     assert not {"torch", "transformers", "wandb", "scipy", "matplotlib"} & loaded
 
 
+def test_the_scheduler_sleeps_while_jobs_run(project):
+    """It looks for jobs to start when one has ended; Snakemake's limit of starts per second would have it look ever more often."""
+    weights = [f"results/smoke/regression/{variant}/snapshots.safetensors" for variant in ("one_layer", "size_5")]
+    command = (*weights, "--cores", "1", "--verbose", "--configfile", "config/smoke.yaml")
+    assert project.snakemake(*command).count("Resources before job selection") <= len(weights) + 1
+
+
 def test_conda_would_build_the_environment(project):
     """With a conda that only answers: this much can be tested without its channels."""
     conda = project.folder / "bin/conda"
