@@ -11,7 +11,7 @@ log_to(snakemake.log[0], snakemake.threads)
 params, figure = snakemake.params, snakemake.wildcards.figure
 training = tuple(Training(**settings) for settings in params.training)
 trained = tuple(load_trained(settings, Path(path)) for settings, path in zip(training, snakemake.input.weights, strict=True))
-number, share = params.evaluation["tasks"], params.evaluation["tail_share"]
+number, share = params.evaluation["sweep_tasks"], params.evaluation["tail_share"]
 table = records.frame(sine.sine_records(training, trained, number, params.seed, figure))
 records.write(table, snakemake.output.sine)
 numbers = sine.sine_statistics(table, training, trained, number, params.seed, figure, share)

@@ -17,6 +17,7 @@ from .test_training import SETTINGS
 TEN = replace(SETTINGS, input_dim=10, context_length=10, seeds=3, snapshot_every=10)
 EVALUATION = alignment.Evaluation(
     tasks=2000,
+    sweep_tasks=200,
     probe_tasks=2000,
     tuning_tasks=10000,
     tail_share=0.5,

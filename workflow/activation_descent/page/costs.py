@@ -13,7 +13,7 @@ KNOBS = {
     "train_language_model": ("language.models", "language.training.steps"),
     "train_regression": ("regression.figures", "regression.published.seeds", "regression.published.steps"),
     "train_regression_learners": ("regression.learners.seeds", "regression.learners.steps"),
-    "compare_regression": ("regression.probed", "regression.evaluation.probe_tasks", "regression.evaluation.tasks"),
+    "compare_regression": ("regression.probed", "regression.evaluation.probe_tasks", "regression.evaluation.sweep_tasks"),
     "plot_regression": ("regression.figures",),
     "probe_language": ("language.evaluation.queries", "language.evaluation.draws"),
     "probe_finetuning": ("finetuning.models", "finetuning.sampling.draws"),

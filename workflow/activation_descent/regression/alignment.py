@@ -35,6 +35,7 @@ class Evaluation:
     """On what a variant is evaluated; values and sources in `config/config.yaml`."""
 
     tasks: int
+    sweep_tasks: int
     probe_tasks: int
     tuning_tasks: int
     tail_share: float

@@ -40,8 +40,10 @@ SHOWN = {
 
 def evaluation_size(variant):
     """Evaluation tasks of a variant: half of the others' where a task has many more entries or passes many more layers."""
-    settings = VARIANTS[variant]
-    return config["regression"]["evaluation"]["tasks"] // (2 if settings["input_dim"] > 20 or settings["layers"] > 10 else 1)
+    settings, evaluation = VARIANTS[variant], config["regression"]["evaluation"]
+    if variant in PROBED and settings["layers"] <= 2:
+        return evaluation["tasks"]
+    return evaluation["sweep_tasks"] // (2 if settings["input_dim"] > 20 or settings["layers"] > 10 else 1)
 
 
 def shown_in_figure(wildcards):
