@@ -56,6 +56,7 @@ def draw_momentum(records: pd.DataFrame, explicit: pd.DataFrame) -> "Figure":
         "convolution": "convolution of values",
         "recency_bias": "recency bias (ALiBi)",
     }
+    names = {variant: name for variant, name in names.items() if variant in set(records["variant"])}
     layers: dict[str, Any] = {
         "linear": "linear attention",
         "softmax_0.3_centred": "softmax, β = 0.3",

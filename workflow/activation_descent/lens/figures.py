@@ -250,7 +250,8 @@ def draw_controls(statistics: pd.DataFrame, targets: Mapping[str, str]) -> "Figu
         targets: the models that the study asks about, and what to call them.
     """
     groups = {**CONTROLS, "models": dict(targets)}
-    order = [(group, variant) for group, members in groups.items() for variant in members]
+    there = set(statistics["variant"])
+    order = [(group, variant) for group, members in groups.items() for variant in members if variant in there]
     shown = {
         "calibrated_gain": "Forward gain, calibrated",
         "shared_information": "What one lens reads of what lenses\nof each layer's own read",
