@@ -1,6 +1,7 @@
 """Shapes and types of the package are checked at run time in every test that imports it; workflow tests get a project to run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,13 +58,19 @@ class Project:
         return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def copy_project(folder: Path) -> Project:
+def copy_project(folder: Path, forked: bool = False) -> Project:
+    """The project in another folder; `forked`: with scripts in forks from the first job on, as otherwise in runs of many jobs."""
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, folder / part)  # with what Python and Numba have compiled
         else:
             shutil.copy(source, folder / part)
+    if forked:
+        rules = folder / "workflow/rules/forks.smk"
+        text, changed = re.subn(r"^FORKED_FROM = \d+$", "FORKED_FROM = 1", rules.read_text(), flags=re.MULTILINE)
+        assert changed == 1
+        rules.write_text(text)
     return Project(folder)
 
 

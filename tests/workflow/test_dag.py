@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
+
+from tests.conftest import copy_project
 
 CONDA = """#!/bin/sh
 case "$*" in
@@ -143,6 +146,19 @@ def test_the_scheduler_sleeps_while_jobs_run(project):
     weights = [f"results/smoke/regression/{variant}/snapshots.safetensors" for variant in ("one_layer", "size_5")]
     command = (*weights, "--cores", "1", "--verbose", "--configfile", "config/smoke.yaml")
     assert project.snakemake(*command).count("Resources before job selection") <= len(weights) + 1
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["few jobs", "many jobs"])
+def test_scripts_of_many_jobs_find_their_libraries_loaded(tmp_path, forked):
+    project = copy_project(tmp_path, forked)
+    script = project.folder / "workflow/scripts/train_regression.py"
+    asked = "import sys\n\nprint('loaded', sorted({'torch', 'wandb'} & set(sys.modules)), file=sys.__stderr__)\n"
+    script.write_text(asked + script.read_text())
+    target = "results/smoke/regression/size_5/snapshots.safetensors"
+    output = project.snakemake(target, "--cores", "1", "--configfile", "config/smoke.yaml")
+    assert f"loaded {['torch', 'wandb'] if forked else []}\n" in output
+    measured = pd.read_csv(project.folder / "benchmarks/smoke/train_regression/size_5.tsv", sep="\t")
+    assert measured["max_rss"].item() > 100  # MB
 
 
 def test_conda_would_build_the_environment(project):

@@ -20,10 +20,12 @@ regression:
 WEIGHTS = "results/tiny/regression/one_layer/snapshots.safetensors"
 RUN = (WEIGHTS, "results/tiny/config.yaml", "--cores", "1", "--configfile", "tiny.yaml")
 KILLS = 20
+# A script in a process of its own, as in a run of few jobs, or in a fork of one that has the libraries
+PROCESSES = pytest.mark.parametrize("forked", [False, True], ids=["own process", "fork"])
 
 
-def tiny(folder) -> Project:
-    project = copy_project(folder)
+def tiny(folder, forked: bool = False) -> Project:
+    project = copy_project(folder, forked)
     project.write("tiny.yaml", TINY)
     return project
 
@@ -41,7 +43,7 @@ def started(project, *arguments):
     try:
         yield process
     finally:
-        kill(jobs_of(process))
+        kill(below(process))
         process.kill()
         process.wait()
 
@@ -53,12 +55,18 @@ def kill(processes):
             one.kill()
 
 
-def jobs_of(process):
+def below(process):
     """Every process below one."""
     try:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def jobs_of(process, forked):
+    """The processes of jobs: of forks, not the one that they come from."""
+    found = below(process)
+    return [one for one in found if one.ppid() != process.pid] if forked else found
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +81,10 @@ def outcome(project):
     return {path: content for path, content in project.bytes("results/tiny/**/*.*").items() if "/wandb/" not in path}
 
 
-def test_twenty_kills_at_random_moments_change_no_byte(tmp_path, undisturbed):
+@PROCESSES
+def test_twenty_kills_at_random_moments_change_no_byte(tmp_path, undisturbed, forked):
     """A quarter of them end Snakemake and with it its jobs, the others a job alone, which Snakemake tries again."""
-    project, chance, killed = tiny(tmp_path), random.Random(0), {"run": 0, "job": 0}
+    project, chance, killed = tiny(tmp_path, forked), random.Random(0), {"run": 0, "job": 0}
     kinds = chance.sample(["run", "job"], k=KILLS, counts=[KILLS // 4, KILLS - KILLS // 4])
     # Without locks, which only a human should break; `test_faults` has the run with `--unlock`
     again = (*RUN, "--nolock", "--retries", str(KILLS))
@@ -83,7 +92,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(tmp_path, undisturbed):
         with started(project, *again) as process:
             for kind in kinds[sum(killed.values()) :]:
                 deadline = time.monotonic() + 120
-                while not (found := jobs_of(process)) and process.poll() is None and time.monotonic() < deadline:
+                while not (found := jobs_of(process, forked)) and process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.02)
                 time.sleep(chance.uniform(0, 1.5))  # from the start of the job on
                 if process.poll() is not None:
@@ -128,12 +137,13 @@ def mounted(folder, options):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@PROCESSES
 @pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount")
 @pytest.mark.parametrize(
     ("options", "sentence"), [("size=64k", "No space left on device"), ("ro", "Read-only file system")], ids=["full", "read-only"]
 )
-def test_a_disk_that_cannot_be_written_is_one_sentence(tmp_path, options, sentence):
-    project = tiny(tmp_path)
+def test_a_disk_that_cannot_be_written_is_one_sentence(tmp_path, options, sentence, forked):
+    project = tiny(tmp_path, forked)
     project.write("quiet.yaml", "tracking: {mode: disabled}\n")
     with mounted(project.folder / "results", options):
         output = project.snakemake(*RUN, "quiet.yaml", ok=False)

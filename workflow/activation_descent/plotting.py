@@ -111,6 +111,7 @@ def save(figure: "Figure", path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
     figure.tight_layout()
+    figure.set_layout_engine(None)  # it leaves a place for another layout, for which a figure would be drawn twice
     # Without a salt identifiers in the file are drawn at random
     with matplotlib.rc_context({"svg.hashsalt": "activation-descent"}), whole(path) as partial:
         figure.savefig(partial, format="svg", metadata={"Date": None, "Title": " ".join(figure.get_suptitle().split())})

@@ -1,0 +1,49 @@
+import json
+import subprocess
+import sys
+
+SCRIPTS = {
+    "loaded": "import sys, os, json; print(json.dumps(['colorsys' in sys.modules, __name__, os.environ['OMP_NUM_THREADS']]))",
+    "fine": "import time; time.sleep(0.02)",
+    "exit": "raise SystemExit(3)",
+    "error": "import sys; sys.excepthook = lambda *error: print('said:', error[1]); raise ValueError('no')",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+}
+# Eight threads at once, as Snakemake's jobs; the guard, because a fork imports the program that asks for it
+PROGRAM = """
+import json
+from concurrent.futures import ThreadPoolExecutor
+from activation_descent import forks
+
+def run(script):
+    return forks.wait(forks.start(script))
+
+if __name__ == "__main__":
+    forks.load(["colorsys", "a_module_that_there_is_not"])
+    with ThreadPoolExecutor(8) as threads:
+        print(json.dumps(list(threads.map(run, {scripts}))), flush=True)
+"""
+
+
+def codes(folder, names):
+    """The exit codes of scripts, and what they printed."""
+    for name, text in SCRIPTS.items():
+        (folder / f"{name}.py").write_text(text)
+    program = folder / "program.py"
+    program.write_text(PROGRAM.replace("{scripts}", json.dumps([str(folder / f"{name}.py") for name in names])))
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True, timeout=300)
+    *printed, last = done.stdout.splitlines()
+    return json.loads(last), printed
+
+
+def test_a_script_is_a_main_program_that_finds_its_libraries_loaded(tmp_path):
+    assert codes(tmp_path, ["loaded"]) == ([0], [json.dumps([True, "__main__", "1"])])
+
+
+def test_each_end_has_its_exit_code_and_an_error_goes_to_the_scripts_hook(tmp_path):
+    assert codes(tmp_path, ["fine", "exit", "error", "killed"]) == ([0, 3, 1, -9], ["said: no"])
+
+
+def test_many_at_once_are_told_apart(tmp_path):
+    names = ["exit", "fine", "killed", "fine", "fine"] * 20
+    assert codes(tmp_path, names)[0] == [3, 0, -9, 0, 0] * 20

@@ -1,0 +1,44 @@
+# What jobs load, and none of which starts a thread; Snakemake's own, because it is the main program of the process that asks for forks
+LIBRARIES = [
+    "snakemake.cli",
+    "pandas",
+    "scipy.optimize",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "numba",
+    "torch",
+    "wandb",
+    "transformers.models.llama.modeling_llama",
+]
+# Jobs of a run; to load all of that takes as long as a few of them take to start
+FORKED_FROM = 10
+
+
+def fork_scripts():
+    """Let the scripts of this run start as forks of a process that has loaded the libraries, if there are enough of them.
+
+    Snakemake has no setting for how a script is run, so its method is replaced. A job with threads, an environment or a container of its
+    own runs as before, and all do where a fork is not safe once libraries are loaded (macOS).
+    """
+    import subprocess
+
+    from snakemake.benchmark import benchmarked
+    from snakemake.script import PythonScript
+
+    from activation_descent import forks
+
+    if sys.platform != "linux" or sum(1 for _ in workflow.dag.needrun_jobs()) < FORKED_FROM:
+        return
+    forks.load(LIBRARIES)
+    by_snakemake = PythonScript.execute_script
+
+    def execute_script(script, path, edit=False):
+        if script.threads != 1 or script.conda_env or script.env_modules or script.container_img:
+            return by_snakemake(script, path, edit)
+        process = forks.start(path)
+        with benchmarked(False if script.bench_record is None else process.pid, script.bench_record):
+            code = forks.wait(process)
+        if code:
+            raise subprocess.CalledProcessError(code, path)
+
+    PythonScript.execute_script = execute_script
