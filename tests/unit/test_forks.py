@@ -15,13 +15,25 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from activation_descent import forks
 
-def run(script):
-    return forks.wait(forks.start(script))
-
 if __name__ == "__main__":
     forks.load(["colorsys", "a_module_that_there_is_not"])
     with ThreadPoolExecutor(8) as threads:
-        print(json.dumps(list(threads.map(run, {scripts}))), flush=True)
+        print(json.dumps(list(threads.map(forks.run, {scripts}))), flush=True)
+"""
+WATCHING = """
+import os, time
+from contextlib import contextmanager
+from activation_descent import forks
+
+@contextmanager
+def watch(process):
+    time.sleep(0.5)
+    os.kill(process, 0)
+    assert not os.path.exists({folder} + "/written")
+    yield
+
+if __name__ == "__main__":
+    assert forks.run({folder} + "/script.py", watch) == 0
 """
 
 
@@ -42,6 +54,14 @@ def test_a_script_is_a_main_program_that_finds_its_libraries_loaded(tmp_path):
 
 def test_each_end_has_its_exit_code_and_an_error_goes_to_the_scripts_hook(tmp_path):
     assert codes(tmp_path, ["fine", "exit", "error", "killed"]) == ([0, 3, 1, -9], ["said: no"])
+
+
+def test_a_script_waits_until_it_is_watched(tmp_path):
+    """However soon it ends: the watcher finds its process alive, and what the script writes not yet written."""
+    (tmp_path / "script.py").write_text(f"open({str(tmp_path / 'written')!r}, 'w').close()")
+    (tmp_path / "program.py").write_text(WATCHING.replace("{folder}", repr(str(tmp_path))))
+    subprocess.run([sys.executable, str(tmp_path / "program.py")], check=True, timeout=300)
+    assert (tmp_path / "written").exists()
 
 
 def test_many_at_once_are_told_apart(tmp_path):

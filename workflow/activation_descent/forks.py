@@ -8,9 +8,9 @@ import os
 import runpy
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 
 # One thread each: before a library is loaded, because some ask when they are
 THREADS = ("OMP", "GOTO", "OPENBLAS", "MKL", "NUMEXPR")
@@ -19,7 +19,7 @@ _CHILDREN = threading.Lock()
 
 
 def load(libraries: Sequence[str]) -> None:
-    """Have the first process that is started load these modules, for all. To be called before; what cannot be imported is left out.
+    """Have the process that forks come from load these modules when it starts, with the first script. What cannot be imported is left out.
 
     They must start no threads, which a fork would not have.
     """
@@ -27,23 +27,32 @@ def load(libraries: Sequence[str]) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(libraries))
 
 
-def start(script: str) -> BaseProcess:
-    """Run a Python file as a main program, in a fork that computes on one thread."""
-    process = multiprocessing.get_context("forkserver").Process(target=_run, args=(script,))
+def run(script: str, watch: Callable[[int], AbstractContextManager] = lambda process: nullcontext()) -> int:
+    """Run a Python file as a main program in a fork that computes on one thread, and wait for its end. For any thread.
+
+    Args:
+        watch: what to do from before the script's first line to its end, given the number of its process.
+
+    Returns:
+        the exit code; minus a signal's number, if that ended the process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    gate, latch = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(script, gate))
     with _CHILDREN:
         process.start()
-    return process
-
-
-def wait(process: BaseProcess) -> int:
-    """The exit code of a started process once it has ended; minus a signal's number, if that ended it."""
-    connection.wait([process.sentinel])
-    with _CHILDREN:
-        process.join()
+    gate.close()
+    with watch(process.pid):
+        latch.close()
+        connection.wait([process.sentinel])
+        with _CHILDREN:
+            process.join()
     return process.exitcode
 
 
-def _run(script: str) -> None:
+def _run(script: str, gate: connection.Connection) -> None:
+    with suppress(EOFError):
+        gate.recv_bytes()
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit:

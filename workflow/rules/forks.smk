@@ -12,6 +12,8 @@ LIBRARIES = [
 ]
 # Jobs of a run; to load all of that takes as long as a few of them take to start
 FORKED_FROM = 10
+# Seconds between two looks at a job's CPU time and memory; Snakemake's 30 would miss up to half a minute of each job
+LOOK_EVERY = 5
 
 
 def fork_scripts():
@@ -35,9 +37,8 @@ def fork_scripts():
     def execute_script(script, path, edit=False):
         if script.threads != 1 or script.conda_env or script.env_modules or script.container_img:
             return by_snakemake(script, path, edit)
-        process = forks.start(path)
-        with benchmarked(False if script.bench_record is None else process.pid, script.bench_record):
-            code = forks.wait(process)
+        record = script.bench_record
+        code = forks.run(path, lambda process: benchmarked(False if record is None else process, record, LOOK_EVERY))
         if code:
             raise subprocess.CalledProcessError(code, path)
 
