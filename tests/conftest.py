@@ -34,8 +34,8 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", *arguments]
 
-    def snakemake(self, *arguments: str, ok: bool = True, **changes) -> str:
-        """Run Snakemake in the project's folder; returns all that it printed."""
+    def snakemake(self, *arguments: str, ok: bool = True, timeout: float = 900, **changes) -> str:
+        """Run Snakemake in the project's folder for at most `timeout` seconds; returns all that it printed."""
         done = subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -43,7 +43,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=900,
+            timeout=timeout,
         )
         assert (done.returncode == 0) is ok, done.stdout
         return done.stdout

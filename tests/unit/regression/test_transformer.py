@@ -111,19 +111,6 @@ def test_network_equals_the_loops(name):
         assert (prediction.abs() == 0.05).any()  # or the bound was not tried
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_written_model_is_the_derivative_of_the_prediction(name):
-    """By automatic differentiation through every token: the query has no part in the context."""
-    architecture = ARCHITECTURES[name]
-    tasks, vector = draw(d=3, n=4), random_vector(architecture)
-    prediction, model = transformer.written_model(vector, tasks.tokens, architecture)
-    tokens = tasks.tokens.clone().requires_grad_()
-    whole = transformer.predict(vector, tokens, architecture)
-    whole.sum().backward()
-    assert torch.allclose(prediction, whole.detach())
-    assert torch.allclose(model, tokens.grad[:-1, -1])
-
-
 @pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.parametrize("number", [5, 128, 300])
 def test_compiled_kernel_equals_automatic_differentiation(name, number):
@@ -171,18 +158,6 @@ def test_the_last_row_of_the_query_matrix_learns_nothing_in_one_layer():
     vector = random_vector(architecture).float()
     _, gradient = loss_and_gradient(vector, architecture, draw(64, dtype=np.float32))
     assert (transformer.unpack(gradient, architecture)["attention"][0, 0, 0, -1] == 0).all()
-
-
-@pytest.mark.parametrize("name", [name for name in LINEAR if "clipped" not in name])
-def test_written_model_of_a_linear_network_answers_every_query(name):
-    """Linear attention is linear in the query: its derivative at one query predicts for any other."""
-    architecture = ARCHITECTURES[name]
-    tasks, vector = draw(d=3, n=4), random_vector(architecture)
-    prediction, model = transformer.written_model(vector, tasks.tokens, architecture)
-    assert torch.allclose(prediction, learners.predict(model, tasks))
-    moved = tasks.tokens.clone()
-    moved[:-1, -1] = torch.randn(3, 6, dtype=torch.float64)
-    assert torch.allclose(transformer.predict(vector, moved, architecture), (model * moved[:-1, -1]).sum(0))
 
 
 def test_embedding_by_hand():
@@ -240,16 +215,6 @@ def test_published_numbers_of_parameters():
     assert counts == [484, 484, 968, 968]
 
 
-@pytest.mark.parametrize(("d", "n"), [(10, 10), (12, 45)])
-def test_constructed_layer_is_a_gradient_step(d, n):
-    tasks = draw(d=d, n=n)
-    layer = constructions.gradient_descent_layer(d, 0.3)
-    prediction, model = transformer.written_model(layer.flatten(), tasks.tokens, Architecture(d + 1))
-    step = learners.gradient_descent_model(tasks, [0.3])
-    assert torch.allclose(model, step, atol=1e-12)
-    assert torch.allclose(prediction, learners.predict(step, tasks), atol=1e-12)
-
-
 def test_constructed_layer_repeated_is_gradient_descent_repeated():
     tasks = draw(d=10, n=10)
     rate = learners.optimal_rate(10, 10, 0.5) * 0.5  # below the stability limit
@@ -269,17 +234,6 @@ def test_construction_from_another_initial_model():
     residual = tasks.labels - (start[:, None, None] * tasks.inputs).sum(0)
     model = start[:, None] + 0.3 * (tasks.inputs * residual).sum(1)
     assert torch.allclose(prediction, learners.predict(model, tasks), atol=1e-12)
-
-
-def test_repeated_application_updates_the_labels_as_the_whole_layer_does():
-    tasks, architecture = draw(d=3, n=4), Architecture(4)
-    layer = transformer.unpack(random_vector(architecture), architecture)["attention"][0, 0]
-    predictions = transformer.apply_repeatedly(layer, tasks.tokens, 0.75, 2)
-    a, b = transformer.products(layer[None])
-    tokens = tasks.tokens.clone()
-    for iteration in range(3):
-        assert torch.allclose(predictions[iteration], -tokens[-1, -1])
-        tokens[-1] += 0.75 * transformer.attend(a, b, False, tokens, tokens[:, :-1])[-1]
 
 
 def test_one_task_by_hand():

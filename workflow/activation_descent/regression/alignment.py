@@ -20,13 +20,14 @@ from torch import Tensor
 
 from activation_descent.records import Row
 from activation_descent.regression import STUDY
+from activation_descent.regression.answers import predictions, written_model
 from activation_descent.regression.closed_forms import PAIRS_UP_TO, optimal_rate
 from activation_descent.regression.constructions import gd_plus_plus_layer, gradient_descent_layer, interpolate
 from activation_descent.regression.fitting import Fitted, read_fitted
 from activation_descent.regression.learners import Model, predict, squared_loss
 from activation_descent.regression.tasks import Tasks
 from activation_descent.regression.training import Trained, Training, draw_tasks, target_model
-from activation_descent.regression.transformer import Architecture, Layer, Vector, predictions, unpack, written_model
+from activation_descent.regression.transformer import Architecture, Layer, Vector, unpack
 from activation_descent.seeding import generator
 
 

@@ -20,11 +20,12 @@ from activation_descent.regression.alignment import (
     learner_layers,
     predictions_of,
 )
+from activation_descent.regression.answers import apply_repeatedly
 from activation_descent.regression.closed_forms import PAIRS_UP_TO, expected_loss, optimal_rate
 from activation_descent.regression.constructions import gradient_descent_layer
 from activation_descent.regression.tasks import Tasks, other_distribution_tasks, with_noisy_labels
 from activation_descent.regression.training import Trained, Training
-from activation_descent.regression.transformer import Layer, apply_repeatedly, attend, enter, products, unpack
+from activation_descent.regression.transformer import Layer, attend, enter, products, unpack
 from activation_descent.seeding import generator
 
 COPYING_SHARE = 20  # one in so many evaluation tasks: a derivative by every token costs as much more

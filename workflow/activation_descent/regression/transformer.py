@@ -11,7 +11,7 @@ G = sum_i e_i^T e_i the linear update is sum_h e_j A_h G B_h.
 
 The parameters of a network are one vector, so that an optimiser, a checkpoint and a table of snapshots see one tensor;
 `unpack` gives them their names and shapes. Networks of one architecture pass side by side when vectors and tokens have a leading axis
-of starts: every function counts its axes from the last, the task.
+of starts: every function counts its axes from the last, the task. What trained networks say is in `answers`.
 """
 
 import math
@@ -26,7 +26,6 @@ from torch.nn import functional
 
 MATRICES = ("query", "key", "value", "projection")
 MLP_WIDENING = 4
-TASKS_AT_ONCE = 1000  # of an evaluation: what fits the caches
 
 Layer = Float[Tensor, "matrix feature feature"]  # one head of one layer, in the order of MATRICES
 Tokens = Float[Tensor, "*start feature token task"]
@@ -342,91 +341,3 @@ def predict(vector: Vector, tokens: Tokens, architecture: Architecture, query_on
     """The network's answer to each task's query: -1 times the last entry of its last token. `query_only` as in `states`."""
     *_, (_, query) = states(unpack(vector, architecture), tokens, architecture, query_only)
     return -query[..., -1, 0, :]
-
-
-@torch.no_grad()
-def predictions(vector: Vector, tokens: Tokens, architecture: Architecture) -> Float[Tensor, " task"]:
-    """`predict` of any number of tasks, for an evaluation that asks for no derivative."""
-    if architecture.is_linear_attention:  # whose model comes on the way
-        return written_model(vector, tokens, architecture)[0]
-    return torch.cat([predict(vector, part, architecture) for part in tokens.split(TASKS_AT_ONCE, dim=-1)])
-
-
-def written_model(
-    vector: Vector, tokens: Tokens, architecture: Architecture
-) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
-    """The prediction and its derivative by the query's inputs: the "model" of Model cos and Model diff.
-
-    For linear attention on the task's own tokens the prediction is linear in the query, and the derivative is the model itself.
-    """
-    derive = _linear_model if architecture.is_linear_attention else _derived_model
-    parts = [derive(vector.detach(), part, architecture) for part in tokens.detach().split(TASKS_AT_ONCE, dim=-1)]
-    predicted, models = zip(*parts, strict=True)
-    return torch.cat(predicted), torch.cat(models, dim=1)
-
-
-def _derived_model(
-    vector: Vector, tokens: Tokens, architecture: Architecture
-) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
-    """`written_model` by automatic differentiation."""
-    query = tokens[:, -1:].clone().requires_grad_()
-    prediction = predict(vector, torch.cat([tokens[:, :-1], query], dim=1), architecture, query_only=True)
-    (gradient,) = torch.autograd.grad(prediction.sum(), query)
-    return prediction.detach(), gradient[:-1, 0]
-
-
-@torch.no_grad()
-def _linear_model(
-    vector: Vector, tokens: Tokens, architecture: Architecture
-) -> tuple[Float[Tensor, " task"], Float[Tensor, "input task"]]:
-    """`written_model` of linear attention: with M_k what layer k adds to any token e as e M_k,
-
-        prediction = -e_q . r,    r = (I + M_1) .. (I + M_K) u_y,    model = -r without its last entry.
-
-    and no entry of r that the clip holds where it comes by. Tasks stand first here: products of small matrices, one for each task.
-    """
-    a, b = products(unpack(vector, architecture)["attention"])  # block head feature feature
-    clip = math.inf if architecture.activation_clip is None else architecture.activation_clip
-
-    def added(left: Tensor, gram: Tensor, right: Tensor, e: Float[Tensor, "task row feature"]) -> Tensor:
-        """`sum_h e L_h G R_h`, every e in a row."""
-        return sum(e @ left_head @ gram @ right_head for left_head, right_head in zip(left, right, strict=True))
-
-    e = tokens.permute(2, 1, 0).contiguous()  # task token feature
-    blocks = [0 if architecture.tied else layer for layer in range(architecture.layers)]
-    grams, inside = [], []
-    for block in blocks:
-        grams.append(e[:, :-1].mT @ e[:, :-1])
-        if len(grams) < architecture.layers:
-            e = e + added(a[block], grams[-1], b[block], e)
-            inside.append(e[:, -1:].abs() <= clip)
-            e = e.clamp(-clip, clip)
-    r = torch.zeros_like(e[:, -1:])  # task 1 feature
-    r[..., -1] = 1
-    r = r + added(b[blocks[-1]].mT, grams[-1], a[blocks[-1]].mT, r)
-    answer = (e[:, -1:] * r).sum((1, 2))
-    r *= (answer.abs() <= clip)[:, None, None]
-    for block, gram, passes in zip(blocks[-2::-1], grams[-2::-1], inside[::-1], strict=True):
-        r = r * passes
-        r = r + added(b[block].mT, gram, a[block].mT, r)
-    return -answer.clamp(-clip, clip), -r[:, 0, :-1].T
-
-
-def apply_repeatedly(layer: Layer, tokens: Tokens, damping: float, iterations: int) -> Float[Tensor, "iteration task"]:
-    """Predictions after 0, 1, .. applications of one linear layer that updates only the labels (`y_update` in the authors' code).
-
-    Args:
-        damping: lambda, the factor on each update.
-    """
-    a, b = products(layer)
-    tokens = tokens.clone()
-    context, label = tokens[:, :-1], tokens[-1]
-    asked = linear(a[:-1], tokens[:-1])  # x_j A: the inputs never change
-    values_of_inputs = linear(b[:-1, -1:], context[:-1])[0]
-    predictions = [-label[-1].clone()]
-    for _ in range(iterations):
-        values = values_of_inputs + b[-1, -1] * context[-1]  # (e_i B)_y: context task
-        summed = (context * values).sum(1)  # G b: feature task
-        label += damping * ((asked * summed[:, None]).sum(0) + label * (a[-1] @ summed))
-        predictions.append(-label[-1].clone())
-    return torch.stack(predictions)
