@@ -1,4 +1,4 @@
-# What jobs load, and none of which starts a thread; Snakemake's own, because it is the main program of the process that asks for forks
+# What jobs load, and none of which starts a thread; Snakemake's own module, because each fork loads the main program that asked for it
 LIBRARIES = [
     "snakemake.cli",
     "pandas",
