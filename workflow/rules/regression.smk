@@ -72,7 +72,7 @@ rule compare_regression:
 
 
 # Networks that are tried away from their training, too, or applied again and again: further outputs of the same job, because to start one
-# and to load its libraries takes longer than most comparisons
+# and to load its libraries takes longer than most comparisons, where jobs are not forks (`forks.smk`)
 use rule compare_regression as probe_regression with:
     output:
         alignment="<run>/regression/{variant}/alignment.csv",
