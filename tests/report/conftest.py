@@ -69,10 +69,10 @@ def verdicts() -> pd.DataFrame:
 def reference(tmp_path_factory, verdicts) -> Path:
     """The page of these verdicts, with the committed figures."""
     folder = tmp_path_factory.mktemp("reference")
-    drawn = {"regression/figures/one_layer.svg": "one_layer.svg", "finetuning/figures/default_controls.svg": "controls.svg"}
-    for path, source in drawn.items():
+    drawn = ("regression/figures/one_layer.svg", "finetuning/figures/default_controls.svg")
+    for path in drawn:
         (folder / path).parent.mkdir(parents=True)
-        shutil.copy(ROOT / "results/reference" / source, folder / path)
+        shutil.copy(ROOT / "results/reference" / path, folder / path)
     document = yaml.safe_load((ROOT / "config/claims.yaml").read_text())
     found = {
         (claim["study"], claim["statistic"]["variant"], claim["statistic"]["metric"]): f"{claim['study']}/statistics.csv"
