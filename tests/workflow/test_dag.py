@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -148,15 +150,20 @@ def test_the_scheduler_sleeps_while_jobs_run(project):
     assert project.snakemake(*command).count("Resources before job selection") <= len(weights) + 1
 
 
-@pytest.mark.parametrize("forked", [False, True], ids=["few jobs", "many jobs"])
-def test_scripts_of_many_jobs_find_their_libraries_loaded(tmp_path, forked):
-    project = copy_project(tmp_path, forked)
+@pytest.mark.parametrize(("many", "elsewhere"), [(False, False), (True, False), (True, True)], ids=["few jobs", "many", "temp"])
+def test_scripts_of_many_jobs_find_their_libraries_loaded(tmp_path, many, elsewhere):
+    """Unless they are to have a folder for temporary files of their own."""
+    project = copy_project(tmp_path, many)
+    temporary = tmp_path / "temporary" if elsewhere else Path(tempfile.gettempdir())
+    temporary.mkdir(exist_ok=True)
     script = project.folder / "workflow/scripts/train_regression.py"
-    asked = "import sys\n\nprint('loaded', sorted({'torch', 'wandb'} & set(sys.modules)), file=sys.__stderr__)\n"
+    loaded = "sorted({'torch', 'wandb'} & set(sys.modules)), tempfile.gettempdir()"
+    asked = f"import sys\nimport tempfile\n\nprint('loaded', {loaded}, file=sys.__stderr__)\n"
     script.write_text(asked + script.read_text())
     target = "results/smoke/regression/size_5/snapshots.safetensors"
-    output = project.snakemake(target, "--cores", "1", "--configfile", "config/smoke.yaml")
-    assert f"loaded {['torch', 'wandb'] if forked else []}\n" in output
+    folder = ("--default-resources", f"tmpdir={temporary}") if elsewhere else ()
+    output = project.snakemake(target, "--cores", "1", "--configfile", "config/smoke.yaml", *folder)
+    assert f"loaded {['torch', 'wandb'] if many and not elsewhere else []} {temporary}\n" in output
     measured = pd.read_csv(project.folder / "benchmarks/smoke/train_regression/size_5.tsv", sep="\t")
     assert measured["max_rss"].item() > 100  # MB
 

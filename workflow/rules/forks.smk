@@ -19,10 +19,11 @@ LOOK_EVERY = 5
 def fork_scripts():
     """Let the scripts of this run start as forks of a process that has loaded the libraries, if there are enough of them.
 
-    Snakemake has no setting for how a script is run, so its method is replaced. A job with threads, an environment or a container of its
-    own runs as before, and all do where a fork is not safe once libraries are loaded (macOS).
+    Snakemake has no setting for how a script is run, so its method is replaced. A job with threads, an environment, a container or a folder
+    for temporary files of its own runs as before, and all do where a fork is not safe once libraries are loaded (macOS).
     """
     import subprocess
+    import tempfile
 
     from snakemake.benchmark import benchmarked
     from snakemake.script import PythonScript
@@ -35,7 +36,8 @@ def fork_scripts():
     by_snakemake = PythonScript.execute_script
 
     def execute_script(script, path, edit=False):
-        if script.threads != 1 or script.conda_env or script.env_modules or script.container_img:
+        elsewhere = script.resources.get("tmpdir", tempfile.gettempdir()) != tempfile.gettempdir()
+        if script.threads != 1 or script.conda_env or script.env_modules or script.container_img or elsewhere:
             return by_snakemake(script, path, edit)
         record = script.bench_record
         code = forks.run(path, lambda process: benchmarked(False if record is None else process, record, LOOK_EVERY))
