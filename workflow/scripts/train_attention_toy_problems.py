@@ -18,11 +18,6 @@ settings = toy_problems.ToyProblems(**params.toy_problems)
 progress = Progress(f"{snakemake.rule} {problem}", settings.steps[problem])
 output = Path(snakemake.output[0])
 
-
-def checkpoint(purpose):
-    return output.with_name(f"{problem}.{purpose}.checkpoint.safetensors")
-
-
 # From the configuration and not from params: how a job is recorded is no reason to train again
 config = {"seed": params.seed, "problem": problem, **asdict(settings)}
 with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rule, problem, config) as log:
@@ -31,12 +26,10 @@ with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rul
         log(step, values)
         progress(step, values)
 
-    rates = toy_problems.tune(problem, settings, params.seed, checkpoint("tune"), params.code)
+    checkpoint = output.with_suffix(".checkpoint.safetensors")
+    layer, rates = toy_problems.train_networks(problem, settings, params.seed, checkpoint, params.code, report)
     print(f"learning rates: {rates}")
-    seeds = range(settings.seeds)
-    each = [rates[name] for name in NAMES for _ in seeds]
-    layer = toy_problems.fit(problem, settings, params.seed, "train", seeds, each, checkpoint("train"), params.code, report)
-    untrained = toy_problems.Layer(problem, settings, params.seed, "train", seeds)
+    untrained = toy_problems.Layer(problem, settings, params.seed, range(settings.seeds))
     rows = score_rows(problem, NAMES, settings.seeds, toy_problems.scores(layer, problem, settings, params.seed))
     before = toy_problems.scores(untrained, problem, settings, params.seed)[: settings.seeds]
     rows += score_rows(problem, ["untrained"], settings.seeds, before)

@@ -105,7 +105,7 @@ def test_regression_labels_are_linear_with_variance_one():
 
 def test_layer_is_the_same_for_a_mechanism_alone():
     """Each network's answers are those of one network, one sequence at a time."""
-    layer, w = Layer("recall", SETTINGS, 0, "train", (0, 1)), None
+    layer, w = Layer("recall", SETTINGS, 0, (0, 1)), None
     inputs = torch.stack([drawn("recall", 3).inputs, drawn("recall", 3).inputs.flip(0)])
     said, w = layer(inputs), layer.weights
     normal = lambda x: torch.nn.functional.layer_norm(x, (8,))
@@ -122,7 +122,7 @@ def test_layer_is_the_same_for_a_mechanism_alone():
 
 
 def test_mechanisms_start_from_the_same_weights_and_see_the_same_sequences():
-    layer = Layer("copying", SETTINGS, 0, "train", (0, 1))
+    layer = Layer("copying", SETTINGS, 0, (0, 1))
     assert len(layer.weights["embedding"]) == 2 * len(NAMES)
     for name, tensor in layer.weights.named.items():
         own = tensor.view(len(NAMES), 2, *tensor.shape[1:])
@@ -132,7 +132,7 @@ def test_mechanisms_start_from_the_same_weights_and_see_the_same_sequences():
 
 @pytest.mark.parametrize("problem", toy_problems.PROBLEMS)
 def test_losses_count_what_is_asked_alone(problem):
-    layer = Layer(problem, SETTINGS, 0, "train", (0, 1))
+    layer = Layer(problem, SETTINGS, 0, (0, 1))
     batches = [toy_problems.draw(problem, SETTINGS, 0, "train", seed, 4) for seed in (0, 1)]
     with torch.no_grad():
         found = toy_problems.losses(layer, problem, batches)
@@ -147,12 +147,32 @@ def test_losses_count_what_is_asked_alone(problem):
         assert found[network].item() == pytest.approx(np.mean(each), rel=1e-4)
 
 
-def test_tuning_takes_the_rate_with_the_lowest_loss(monkeypatch):
-    """Of two rates softmax attention gets the second, the others the first, as their losses say."""
-    monkeypatch.setattr(toy_problems, "fit", lambda *args: None)
-    wanted = torch.tensor([[2.0, 1.0], *[[1.0, 2.0]] * (len(NAMES) - 1)]).flatten()
-    monkeypatch.setattr(toy_problems, "losses", lambda *args: wanted)
-    assert toy_problems.tune("recall", SETTINGS, 0) == {name: 0.03 if name == "softmax" else 0.003 for name in NAMES}
+def test_each_network_is_that_of_the_rate_with_the_lowest_loss(monkeypatch):
+    """Networks in the order mechanism, seed, rate; the second seed of softmax attention alone does better at the second rate."""
+
+    def mark(weights, at, rates, *_):
+        assert rates == list(SETTINGS.rates) * (2 * len(NAMES))
+        with torch.no_grad():
+            for tensor in weights.named.values():
+                tensor.copy_(torch.arange(len(rates)).view(-1, 1, 1).expand_as(tensor))
+
+    monkeypatch.setattr(toy_problems, "train", mark)
+    found = torch.tensor([[1.0, 2.0], [2.0, 1.0], *[[1.0, 2.0]] * (2 * len(NAMES) - 2)]).flatten()
+    monkeypatch.setattr(toy_problems, "losses", lambda *args: found)
+    layer, rates = toy_problems.train_networks("recall", SETTINGS, 0)
+    assert rates == {name: [0.003, 0.03 if name == "softmax" else 0.003] for name in NAMES}
+    assert layer.weights["output"][:, 0, 0].tolist() == [0, 3, *range(4, 4 * len(NAMES), 2)]
+    assert list(layer.seeds) == [0, 1]
+
+
+def test_rates_start_from_the_same_weights_and_see_the_same_sequences(monkeypatch):
+    def look(weights, at, *_):
+        values = at(0).view(len(NAMES), 2, 2)  # mechanism seed rate
+        assert torch.allclose(values[..., 0], values[..., 1], rtol=1e-5)
+        assert not torch.allclose(values[:, 0], values[:, 1], rtol=1e-3)
+
+    monkeypatch.setattr(toy_problems, "train", look)
+    toy_problems.train_networks("induction", SETTINGS, 0)
 
 
 def test_tuning_training_and_evaluation_share_no_sequences():
@@ -164,14 +184,14 @@ def test_tuning_training_and_evaluation_share_no_sequences():
 def test_training_learns_a_few_sequences_by_heart(monkeypatch):
     fixed = drawn("induction", 2)
     monkeypatch.setattr(toy_problems, "draw", lambda *args: fixed)
-    settings = ToyProblems(**{**vars(SETTINGS), "steps": {"induction": 150}})
-    layer = toy_problems.fit("induction", settings, 0, "train", (0, 1), [0.01] * 2 * len(NAMES))
+    settings = ToyProblems(**{**vars(SETTINGS), "steps": {"induction": 150}, "rates": (0.01,)})
+    layer, _ = toy_problems.train_networks("induction", settings, 0)
     right = toy_problems.scores(layer, "induction", settings, 0)
     assert np.nanmean(right[:2]) > 0.95
 
 
 def test_scores_are_missing_where_nothing_is_asked():
-    found = toy_problems.scores(Layer("copying", SETTINGS, 0, "train", (0, 1)), "copying", SETTINGS, 0)
+    found = toy_problems.scores(Layer("copying", SETTINGS, 0, (0, 1)), "copying", SETTINGS, 0)
     assert np.isfinite(found[0]).tolist() == [False] * 3 + [True] * 4 + [False]
     assert ((found[:, 3:7] >= 0) & (found[:, 3:7] <= 1)).all()
 

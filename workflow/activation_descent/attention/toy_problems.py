@@ -8,7 +8,8 @@ Four problems for one causal layer, which answers at every token from those up t
     regression  token t holds (x, y = w . x) and asks for w . x at another x
 
 Tokens hold what belongs together (as in von Oswald et al. 2022), so that one layer of attention is enough and what differs is the
-attention: all networks have the same width, steps and data, each mechanism the learning rate that is best for it on tuning sequences.
+attention: all networks have the same width, steps and data. Each start of a mechanism is trained at every learning rate, and the rate that
+is best on tuning sequences counts: a rate that serves one start may fail another, and by which one was tuned on is no finding.
 """
 
 import math
@@ -41,7 +42,7 @@ class ToyProblems:
         input_dim: of regression.
         width: d; one head has as many features.
         random_features, latents: of the performer and of latent attention.
-        rates: learning rates to choose from.
+        rates: learning rates to choose from, for each network.
         steps: of training, by problem.
         batch_size: sequences of a step.
         tuning_sequences, evaluation_sequences: of each seed.
@@ -142,18 +143,17 @@ def regression(settings: ToyProblems, rng: np.random.Generator, number: int) -> 
 PROBLEMS = {"recall": recall, "induction": induction, "copying": copying, "regression": regression}
 
 
-# Networks: the seeds, or the learning rates, of each mechanism stand together, in the order of NAMES
+# Networks: the seeds of each mechanism stand together, in the order of NAMES
 
 
 class Layer:
     """One causal layer of every mechanism, side by side.
 
     Args:
-        purpose: the stream that weights come from: "train" or "tune".
         seeds: of the networks of each mechanism; one may stand there several times.
     """
 
-    def __init__(self, problem: str, settings: ToyProblems, root: int, purpose: str, seeds: Sequence[int]):
+    def __init__(self, problem: str, settings: ToyProblems, root: int, seeds: Sequence[int]):
         self.settings, self.seeds = settings, seeds
         inputs = PROBLEMS[problem](settings, np.random.default_rng(0), 1).inputs.shape[-1]
         d, outputs = settings.width, 1 if problem == "regression" else settings.symbols
@@ -170,7 +170,7 @@ class Layer:
         }
 
         def stream(name: str, seed: int) -> np.random.Generator:
-            return generator(root, STUDY, EXPERIMENT, problem, f"{name} {purpose}", seed)
+            return generator(root, STUDY, EXPERIMENT, problem, name, seed)
 
         # All mechanisms of a seed start from the same weights
         self.weights = Weights(shapes, [stream("initialise", seed) for _ in NAMES for seed in seeds])
@@ -218,45 +218,47 @@ def losses(layer: Layer, problem: str, batches: Sequence[Sequences]) -> Float[Te
     return (each * asked).sum((1, 2)) / asked.sum((1, 2))
 
 
-def fit(
+def train_networks(
     problem: str,
     settings: ToyProblems,
     root: int,
-    purpose: str,
-    seeds: Sequence[int],
-    rates: Sequence[float],
     checkpoint: Path | None = None,
     code: str = "",
     report: Report = lambda step, values: None,
-) -> Layer:
-    """Train all mechanisms side by side.
+) -> tuple[Layer, dict[str, list[float]]]:
+    """Train every mechanism from every start at every learning rate, side by side.
 
-    Args:
-        purpose: "train" or "tune": the stream that weights and sequences come from.
-        seeds: of the networks of each mechanism.
-        rates: the learning rate of every network.
+    Returns:
+        the networks of the seeds of each mechanism, each trained at the rate whose network has the lowest loss on tuning sequences;
+        these rates, of the seeds of each mechanism.
     """
-    layer = Layer(problem, settings, root, purpose, seeds)
+    seeds, rates = range(settings.seeds), list(settings.rates)
+    layer = Layer(problem, settings, root, [seed for seed in seeds for _ in rates])
+    each = rates * (len(NAMES) * settings.seeds)
 
-    def at(step: int) -> Float[Tensor, " network"]:
-        return losses(layer, problem, [draw(problem, settings, root, purpose, s, settings.batch_size, step) for s in seeds])
+    def drawn(purpose: str, number: int, step: int = 0) -> list[Sequences]:
+        return [batch for s in seeds for batch in [draw(problem, settings, root, purpose, s, number, step)] * len(rates)]
 
     schedule = Schedule(settings.steps[problem], settings.warmup_steps, settings.decay_share)
-    identity = {"problem": problem, "root": root, "purpose": purpose, "seeds": list(seeds), "rates": list(rates), "code": code}
+    identity = {"problem": problem, "root": root, "code": code}
     identity |= {name: str(value) for name, value in asdict(settings).items()}
-    train(layer.weights, at, rates, schedule, checkpoint, identity, report)
-    return layer
-
-
-def tune(problem: str, settings: ToyProblems, root: int, checkpoint: Path | None = None, code: str = "") -> dict[str, float]:
-    """The learning rate of each mechanism: the one whose network, trained on tuning sequences, has the lowest loss on others."""
-    number = len(settings.rates)
-    rates = [rate for _ in NAMES for rate in settings.rates]
-    layer = fit(problem, settings, root, "tune", [0] * number, rates, checkpoint, code)
-    held_out = draw(problem, settings, root, "tune", 1, settings.tuning_sequences)
+    train(
+        layer.weights,
+        lambda step: losses(layer, problem, drawn("train", settings.batch_size, step)),
+        each,
+        schedule,
+        checkpoint,
+        identity,
+        report,
+    )
+    best = Layer(problem, settings, root, seeds)
     with torch.no_grad():
-        found = losses(layer, problem, [held_out] * number).view(len(NAMES), number)
-    return {name: settings.rates[int(row.argmin())] for name, row in zip(NAMES, found, strict=True)}
+        found = losses(layer, problem, drawn("tune", settings.tuning_sequences)).view(-1, len(rates))
+        chosen = found.argmin(1) + len(rates) * torch.arange(len(found))
+        for name, weight in best.weights.named.items():
+            weight.copy_(layer.weights[name][chosen])
+    used = iter([each[network] for network in chosen])
+    return best, {name: [next(used) for _ in seeds] for name in NAMES}
 
 
 def scores(layer: Layer, problem: str, settings: ToyProblems, root: int) -> Float[np.ndarray, "network token"]:
