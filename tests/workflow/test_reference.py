@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from activation_descent import claims
@@ -13,6 +14,7 @@ from tests.conftest import ROOT
 REFERENCE = ROOT / "results/reference"
 FIGURES = [str(path.relative_to(REFERENCE)) for path in sorted(REFERENCE.rglob("*.svg"))]
 FRESH = ROOT / "results/default/claims.csv"
+PROCESSOR = "GenuineIntel AVX512"  # on which the reference was made
 NO_FRESH = pytest.mark.skipif(
     not FRESH.exists(), reason="there is no default run in results/default (snakemake --cores all makes one)"
 )
@@ -50,9 +52,12 @@ def test_a_figure_of_the_reference_is_the_one_that_a_run_draws_at_its_place(smok
 
 @NO_FRESH
 def test_a_fresh_default_run_has_the_same_verdicts():
+    """Where sums are rounded otherwise, trained models are others: claims may go between open and decided there, but none turns round."""
     fresh, reference = (pd.read_csv(path).set_index("id")["verdict"] for path in (FRESH, REFERENCE / "claims.csv"))
-    differ = fresh.compare(reference, result_names=("fresh", "reference")) if fresh.index.equals(reference.index) else None
-    assert differ is not None, "results/default was judged by other claims"
+    assert fresh.index.equals(reference.index), "results/default was judged by other claims"
+    differ = fresh.compare(reference, result_names=("fresh", "reference"))
+    if _processor() != PROCESSOR:
+        differ = differ[(differ != "inconclusive").all(axis=1)]
     assert differ.empty, differ
 
 
@@ -66,3 +71,9 @@ def test_figures_and_claims_of_the_reference_are_of_one_run(figure):
 
 def _title(figure: Path) -> str:
     return re.search("<title>(.+)</title>", figure.read_text()).group(1)
+
+
+def _processor() -> str:
+    """Its maker and its widest vectors, by which the libraries choose how they sum."""
+    maker = re.search(r"^vendor_id\s*: (\w+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{maker.group(1) if maker else 'unknown'} {torch.backends.cpu.get_cpu_capability()}"

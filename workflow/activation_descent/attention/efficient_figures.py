@@ -36,7 +36,7 @@ def draw_toy_problems(scores: pd.DataFrame, approximations: pd.DataFrame) -> "Fi
         1,
         len(PROBLEMS) + 1,
         (3.6 * (len(PROBLEMS) + 1), 3.9),
-        f"Same data, width and steps, each mechanism at its best learning rate. Lines: mean of {seeds} seeds over {SMOOTH} places; "
+        f"Same data, width and steps, each network at its best learning rate. Lines: mean of {seeds} seeds over {SMOOTH} places; "
         "bands: 95 % bootstrap interval over seeds. Right: random queries, keys and values.",
     )
     for panel, (problem, (title, place, score)) in zip(axes[0], PROBLEMS.items(), strict=False):
