@@ -58,7 +58,7 @@ def test_a_fresh_default_run_has_the_same_verdicts():
     differ = fresh.compare(reference, result_names=("fresh", "reference"))
     if _processor() != PROCESSOR:
         differ = differ[(differ != "inconclusive").all(axis=1)]
-    assert differ.empty, differ
+    assert differ.empty, differ.to_string()
 
 
 @NO_FRESH
