@@ -231,6 +231,10 @@ def train_networks(
     Returns:
         the networks of the seeds of each mechanism, each trained at the rate whose network has the lowest loss on tuning sequences;
         these rates, of the seeds of each mechanism.
+
+    Raises:
+        DivergedError: if a loss is no longer finite.
+        CheckpointError: if the checkpoint is damaged.
     """
     seeds, rates = range(settings.seeds), list(settings.rates)
     layer = Layer(problem, settings, root, [seed for seed in seeds for _ in rates])
