@@ -55,18 +55,17 @@ def kill(processes):
             one.kill()
 
 
-def below(process):
-    """Every process below one."""
+def below(process, recursive=True):
+    """Every process below one, which may have ended."""
     try:
-        return psutil.Process(process.pid).children(recursive=True)
+        return psutil.Process(process.pid).children(recursive)
     except psutil.NoSuchProcess:
         return []
 
 
 def jobs_of(process, forked):
     """The processes of jobs: of forks, not the one that they come from."""
-    found = below(process)
-    return [one for one in found if one.ppid() != process.pid] if forked else found
+    return [job for server in below(process, recursive=False) for job in below(server)] if forked else below(process)
 
 
 @pytest.fixture(scope="module")
