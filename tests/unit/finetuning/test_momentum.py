@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from activation_descent.errors import DivergedError
 from activation_descent.finetuning import momentum, momentum_training
@@ -155,11 +156,11 @@ def trained():
 def test_later_tokens_change_nothing_before_them(trained, variant):
     job = trained[variant][0]
     tokens = torch.randint(0, len(WORLD.vocabulary), (1, 30), generator=torch.Generator().manual_seed(0))
-    before = final_states(job.network, tokens, job.turns, job.attends)
+    before = final_states(job.network, tokens, job.tables, job.attends)
     for place in (1, 17, 29):
         changed = tokens.clone()
         changed[0, place] = (changed[0, place] + 1) % len(WORLD.vocabulary)
-        after = final_states(job.network, changed, job.turns, job.attends)
+        after = final_states(job.network, changed, job.tables, job.attends)
         assert torch.allclose(after[:, :place], before[:, :place], atol=1e-5)
         assert not torch.allclose(after[:, place:], before[:, place:], atol=1e-3)
 
@@ -214,12 +215,31 @@ def test_losses_and_gradients_side_by_side_are_those_alone(variant):
     losses = momentum_training.next_token_losses(networks, torch.stack([job.rows(5, 1) for job in jobs]))
     losses.sum().backward()
     for seed, job in enumerate(alone):
-        loss = next_token_loss(job.network, job.rows(5, 1), job.turns, job.attends)
+        loss = next_token_loss(job.network, job.rows(5, 1), job.tables, job.attends)
         loss.backward()
         assert losses[seed].item() == pytest.approx(loss.item(), rel=1e-5)
         for together, parameter in zip(networks.parameters, job.parameters, strict=True):
             own = together.grad.view(3, *parameter.shape)[seed]
             assert torch.allclose(own, parameter.grad, rtol=1e-4, atol=1e-5 * parameter.grad.abs().max().item())
+
+
+def test_a_loss_over_more_positions_than_are_taken_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    states, words = (torch.randn(2, n, 4, generator=generator, requires_grad=True) for n in (11, 9))
+    targets = torch.randint(9, (2, 11), generator=generator)
+    monkeypatch.setattr(momentum_training, "POSITIONS_AT_ONCE", 4)
+    weight = torch.tensor([1.0, 3.0])
+    found = momentum_training._Surprise.apply(states, words, targets)
+    expected = torch.stack([F.cross_entropy(states[i] @ words[i].T, targets[i]) for i in (0, 1)])
+    assert torch.allclose(found, expected)
+    pairs = zip(*(torch.autograd.grad((weight * loss).sum(), [states, words]) for loss in (found, expected)), strict=True)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in pairs)
+
+
+def test_normalisation_and_its_derivative():
+    x = torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.allclose(momentum_training._Normalised.apply(x, 0.1), F.rms_norm(x, (5,), eps=0.1))
+    assert torch.autograd.gradcheck(lambda x: momentum_training._Normalised.apply(x, 0.1), x)
 
 
 def test_stages_change_by_the_clock(monkeypatch):
@@ -277,7 +297,7 @@ class Reader:
         self.off, self.words = off, len(WORLD.vocabulary)
         monkeypatch.setattr(momentum, "forward", self)
 
-    def __call__(self, network, tokens, turns, attends):
+    def __call__(self, network, tokens, tables, attends):
         likely = (tokens.roll(-1, dims=1) + self.off) % self.words
         probability = torch.full((*tokens.shape, self.words), 0.5 / (self.words - 1))
         return probability.scatter(2, likely[..., None], 0.5).log()
@@ -296,7 +316,7 @@ def test_perplexity_is_that_of_the_training_loss(trained):
     job = trained["momentum"][0]
     tokens = job.rows(100, 1)
     with torch.no_grad():
-        loss = next_token_loss(job.network, tokens, job.turns, job.attends).item()
+        loss = next_token_loss(job.network, tokens, job.tables, job.attends).item()
     assert momentum.perplexity(job, tokens) == pytest.approx(math.exp(loss), rel=1e-5)
 
 
@@ -311,7 +331,7 @@ def test_accuracy_of_one_who_knows_some_labels(monkeypatch):
 
     places = iter(range(0, 10**6))
 
-    def first_class(network, tokens, turns, attends):
+    def first_class(network, tokens, tables, attends):
         start = next(places) * momentum.BATCH
         return expects(prompts.names[:, 0])[start : start + len(tokens)]
 

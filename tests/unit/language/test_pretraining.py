@@ -12,7 +12,7 @@ from activation_descent.errors import DivergedError
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
-from activation_descent.language.network import forward, rotary_turns
+from activation_descent.language.network import forward, rotary_tables
 from activation_descent.language.pretraining import Job, Pretraining, course_records, save_model, train
 from activation_descent.language.world import make_world
 
@@ -139,8 +139,8 @@ def test_the_saved_folder_is_an_ordinary_one(tmp_path):
         AutoTokenizer.from_pretrained(tmp_path / "model"),
     )
     tokens = torch.tensor([tokenizer("input very oak label")["input_ids"]])
-    turns = rotary_turns(SETTINGS.context_length, SETTINGS.hidden_size // SETTINGS.heads, SETTINGS.rotary_base)
-    assert torch.allclose(loaded(tokens).logits, forward(network, tokens, turns), atol=1e-5)
+    tables = rotary_tables(SETTINGS.context_length, SETTINGS.hidden_size // SETTINGS.heads, SETTINGS.rotary_base)
+    assert torch.allclose(loaded(tokens).logits, forward(network, tokens, tables), atol=1e-5)
     kept = dict(loaded.named_parameters())
     for name, parameter in network.named_parameters():
         assert torch.equal(kept.pop(name), parameter)
@@ -161,7 +161,7 @@ class Oracle:
     def __init__(self, right):
         self.right = right
 
-    def __call__(self, network, tokens, turns):
+    def __call__(self, network, tokens, tables):
         logits = torch.zeros(*tokens.shape, len(WORLD.vocabulary))
         following = tokens.roll(-1, dims=1)
         return logits.scatter(2, following[..., None], 1.0 if self.right else -1.0)
@@ -174,7 +174,7 @@ def test_the_gate_of_one_who_knows_and_of_one_who_errs(monkeypatch, right):
     # The documents end before the last label; one who knows sees it
     gate.classification = torch.cat([gate.classification, gate.names.gather(1, gate.label[:, -1:])], dim=1)
     monkeypatch.setattr("activation_descent.language.gate.forward", Oracle(right))
-    measured = gate.measure(torch.nn.Identity(), rotary_turns(1, 2, 100.0))
+    measured = gate.measure(torch.nn.Identity(), rotary_tables(1, 2, 100.0))
     expected = 1.0 if right else 0.0
     assert measured == {"in_context_accuracy": expected, "zero_shot_accuracy": expected, "fact_accuracy": expected}
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from activation_descent.finetuning import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
-from activation_descent.language.network import Heads, forward, rotary_turns, softmax_attention
+from activation_descent.language.network import Heads, forward, rotary_tables, softmax_attention
 from activation_descent.language.pretraining import Job, Pretraining
 from activation_descent.language.world import World
 from activation_descent.records import Row
@@ -195,10 +195,10 @@ def draw_prompts(rng: np.random.Generator, corpus: Corpus, number: int, examples
 def accuracies(job: Job, prompts: Prompts) -> Float[Tensor, " example"]:
     """Share of prompts whose label is the more probable of the two words, by the number of examples before it."""
     length = prompts.tokens.shape[1]
-    turns = rotary_turns(length, job.settings.hidden_size // job.settings.heads, job.settings.rotary_base)
+    tables = rotary_tables(length, job.settings.hidden_size // job.settings.heads, job.settings.rotary_base)
     right = []
     for part in torch.arange(len(prompts.tokens)).split(BATCH):
-        logits = forward(job.network, prompts.tokens[part], turns, job.attends)[:, prompts.asked]
+        logits = forward(job.network, prompts.tokens[part], tables, job.attends)[:, prompts.asked]
         of_names = logits.gather(2, prompts.names[part, None].expand(-1, logits.shape[1], -1))
         right.append(of_names.argmax(2) == prompts.label[part])
     return torch.cat(right).double().mean(0)
@@ -207,10 +207,10 @@ def accuracies(job: Job, prompts: Prompts) -> Float[Tensor, " example"]:
 @torch.no_grad()
 def perplexity(job: Job, tokens: Int[Tensor, "document token"]) -> float:
     """`exp` of the mean negative log-probability of each token after the first."""
-    turns = rotary_turns(tokens.shape[1], job.settings.hidden_size // job.settings.heads, job.settings.rotary_base)
+    tables = rotary_tables(tokens.shape[1], job.settings.hidden_size // job.settings.heads, job.settings.rotary_base)
     total = 0.0
     for part in tokens.split(BATCH):
-        logits = forward(job.network, part, turns, job.attends)[:, :-1].flatten(0, 1)
+        logits = forward(job.network, part, tables, job.attends)[:, :-1].flatten(0, 1)
         total += F.cross_entropy(logits, part[:, 1:].flatten(), reduction="sum").item()
     return math.exp(total / tokens[:, 1:].numel())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus
-from activation_descent.language.network import Turns, forward
+from activation_descent.language.network import Tables, forward
 from activation_descent.seeding import generator
 
 DEMONSTRATIONS = 8
@@ -44,10 +44,10 @@ class Gate:
         self.answered &= self.answered.cumsum(1) > 1
 
     @torch.no_grad()
-    def measure(self, network: nn.Module, turns: Turns) -> dict[str, float]:
+    def measure(self, network: nn.Module, tables: Tables) -> dict[str, float]:
         """Accuracy with demonstrations and with none on held-out tasks with canonical labels, and of facts among all words."""
-        logits = forward(network, self.classification, turns)
-        told = forward(network, self.facts, turns)[:, :-1].argmax(-1) == self.facts[:, 1:]
+        logits = forward(network, self.classification, tables)
+        told = forward(network, self.facts, tables)[:, :-1].argmax(-1) == self.facts[:, 1:]
         return {
             "in_context_accuracy": self._accuracy(logits[:, self.last], self.label[:, -1]),
             "zero_shot_accuracy": self._accuracy(logits[:, self.first], self.label[:, 0]),

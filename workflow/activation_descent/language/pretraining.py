@@ -29,7 +29,7 @@ from activation_descent.language import STUDY
 from activation_descent.language import world as words
 from activation_descent.language.corpus import Corpus, Mixture
 from activation_descent.language.gate import Gate
-from activation_descent.language.network import Network, Shape, next_token_loss, rotary_turns
+from activation_descent.language.network import Network, Shape, next_token_loss, rotary_tables
 from activation_descent.language.world import World, make_tokenizer, save_world
 from activation_descent.records import write_text
 from activation_descent.seeding import generator
@@ -136,7 +136,7 @@ class Job:
         self.corpus = Corpus(world, mixture)
         self.network = make_network(settings, len(world.vocabulary), self.stream(size, "initialise"))
         head_dim = settings.hidden_size // settings.heads
-        self.turns = rotary_turns(settings.context_length, head_dim, settings.rotary_base)
+        self.tables = rotary_tables(settings.context_length, head_dim, settings.rotary_base)
         self.parameters = [*self.network.parameters(), *(attends.parameters() if attends else ())]
         self.adam = Adam(self.parameters, (settings.beta1, settings.beta2), settings.weight_decay)
 
@@ -167,7 +167,7 @@ class Job:
         """
         total = 0.0
         for step in steps:
-            loss = next_token_loss(self.network, self.rows(step, stage), self.turns, self.attends)
+            loss = next_token_loss(self.network, self.rows(step, stage), self.tables, self.attends)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
             self.adam.step(self.rate(step, decay_from))
@@ -229,7 +229,7 @@ def train(
             if block >= done:
                 stage = course.stage
                 loss = job.advance(range(start, end), stage, decay_from)
-                values = {"training_loss": loss, **gates[stage].measure(job.network, job.turns)}
+                values = {"training_loss": loss, **gates[stage].measure(job.network, job.tables)}
                 for name, value in values.items():
                     course.curves[name][block] = value
                 learned = values["in_context_accuracy"] >= settings.stage_accuracy

@@ -27,7 +27,7 @@ from torch import Tensor
 from activation_descent.adam import Adam
 from activation_descent.errors import CheckpointError, DivergedError
 from activation_descent.language.corpus import Corpus
-from activation_descent.language.network import Normalised, neighbours, rotary_turns, rotate
+from activation_descent.language.network import rotary_tables, rotate, turning
 from activation_descent.language.world import BEGIN, PADDING, UNKNOWN
 from activation_descent.lens import STUDY
 from activation_descent.lens.readout import Unembedding
@@ -157,15 +157,15 @@ class Body:
 
         flat = x.reshape(seeds, rows * length, width)
         asking, value = of("attention").split([2 * width, width], 1)
-        weight = torch.cat([neighbours(asking, 2 * heads), value], 1)
-        projected = (Normalised.apply(flat, EPSILON) @ weight.mT).view(seeds * rows, length, 3 * width)
-        asking, value = projected.split([2 * width, width], -1)
-        rotated = rotate(asking, rotary_turns(length, width // heads, ROTARY_BASE))
+        weight = torch.cat([turning(asking, 2 * heads), value], 1)
+        projected = (_normalise(flat) @ weight.mT).view(seeds * rows, length, 5 * width)
+        plain, turned, value = projected.split([2 * width, 2 * width, width], -1)
+        rotated = rotate(plain, turned, rotary_tables(length, width // heads, ROTARY_BASE))
         q, k = rotated.view(seeds * rows, length, 2, heads, width // heads).permute(2, 0, 3, 1, 4)
         v = value.view(seeds * rows, length, heads, width // heads).transpose(1, 2)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         flat = torch.baddbmm(flat, attended.transpose(1, 2).reshape(seeds, rows * length, width), of("output").mT)
-        hidden = F.gelu(Normalised.apply(flat, EPSILON) @ of("up").mT)
+        hidden = F.gelu(_normalise(flat) @ of("up").mT)
         return torch.baddbmm(flat, hidden, of("down").mT).view(x.shape)
 
     def states(self, tokens: Tokens) -> Iterator[Stream]:
@@ -195,6 +195,10 @@ class Body:
         return [self.weights["head"]] if self.kind == "random_body" else list(self.weights.values())
 
 
+def _normalise(x: Float[Tensor, "... feature"]) -> Float[Tensor, "... feature"]:
+    return F.rms_norm(x, x.shape[-1:], eps=EPSILON)
+
+
 # Training
 
 
@@ -203,7 +207,7 @@ def loss(body: Body, tokens: Tokens) -> Float[Tensor, " seed"]:
     states = list(body.states(tokens))[1:]
     read = torch.stack(states if body.kind == "tied_loops" else states[-1:], 1)[:, :, :, :-1]
     seeds, loops, rows, length, _ = read.shape
-    logits = Normalised.apply(read, EPSILON).flatten(1, 3) @ body.weights["head"].mT
+    logits = _normalise(read).flatten(1, 3) @ body.weights["head"].mT
     targets = tokens[:, None, :, 1:].expand(seeds, loops, rows, length).reshape(-1)
     return F.cross_entropy(logits.flatten(0, 1), targets, reduction="none").view(seeds, -1).mean(1)
 
