@@ -65,7 +65,7 @@ def test_adam_is_pytorchs():
 def test_each_network_has_its_own_rate():
     made = weights()
     before = made["first"].detach().clone()
-    train(made, lambda step: distance(made), [0.0, 0.01, 0.02], Schedule(1, 0, 0.0))
+    train(made, lambda step: distance(made), {"a": 0.0, "b": 0.01, "c": 0.02}, Schedule(1, 0, 0.0))
     moved = (made["first"] - before).abs()
     # The first step of Adam is as long as the rate
     assert torch.equal(moved[0], torch.zeros_like(moved[0]))
@@ -82,7 +82,7 @@ def test_schedule_rises_and_falls_in_a_line():
 
 
 def test_training_resumes_with_the_same_bytes(tmp_path):
-    schedule, rates = Schedule(9, 2, 0.5), [0.01, 0.02, 0.03]
+    schedule, rates = Schedule(9, 2, 0.5), {"a": 0.01, "b": 0.02, "c": 0.03}
     whole = weights()
     train(whole, lambda step: distance(whole) * (step + 1), rates, schedule, block=2)
 
@@ -101,16 +101,18 @@ def test_training_resumes_with_the_same_bytes(tmp_path):
         seen.append(step)
         return distance(resumed) * (step + 1)
 
-    train(resumed, goes_on, rates, schedule, checkpoint, {"a": 1}, block=2)
+    told = []
+    train(resumed, goes_on, rates, schedule, checkpoint, {"a": 1}, lambda step, values: told.append((step, *values)), block=2)
     assert seen == [4, 5, 6, 7, 8]
+    assert told == [(step, "training_loss/a", "training_loss/b", "training_loss/c") for step in (2, 4, 6, 8, 9)]
     assert torch.equal(resumed.flat, whole.flat)
     assert not checkpoint.exists()
 
 
 def test_a_loss_that_is_not_finite_ends_training():
-    made = weights()
-    with pytest.raises(DivergedError, match="step 2"):
-        train(made, lambda step: distance(made) * math.nan, [0.1] * 3, Schedule(4, 0, 0.0), block=2)
+    made, lost = weights(), torch.tensor([0, math.nan, math.nan])
+    with pytest.raises(DivergedError, match="the loss of second is no longer finite at step 2:"):
+        train(made, lambda step: distance(made) + lost, {"first": 0.1, "second": 0.1, "third": 0.1}, Schedule(4, 0, 0.0), block=2)
 
 
 def test_weights_come_back_from_a_file_of_the_same_networks(tmp_path):

@@ -130,7 +130,7 @@ class Schedule:
 def train(
     weights: Weights,
     losses: Callable[[int], Float[Tensor, " network"]],
-    rates: Sequence[float],
+    rates: Mapping[str, float],
     schedule: Schedule,
     checkpoint: Path | None = None,
     identity: Mapping[str, object] | None = None,
@@ -141,16 +141,16 @@ def train(
 
     Args:
         losses: the loss of each network at a step.
-        rates: the learning rate of each network.
+        rates: the learning rate of each network, by a name of its own.
         checkpoint: where the state is kept after each block; the same identity resumes from it.
         identity: what the training depends on.
-        report: gets the mean loss of each network over a block of steps.
+        report: gets the mean loss of each network over a block of steps, as `training_loss/<name>`.
 
     Raises:
         DivergedError: if a loss is no longer finite.
         CheckpointError: if the checkpoint is damaged.
     """
-    rate = torch.tensor(list(rates), dtype=torch.float32)[weights.owner]
+    rate = torch.tensor(list(rates.values()), dtype=torch.float32)[weights.owner]
     history = torch.full((-(-schedule.steps // block), len(rates)), torch.nan)
     state = {"weights": weights.flat, "mean": weights.mean, "square": weights.square, "history": history}
     described = json.dumps(dict(identity or {}), sort_keys=True)
@@ -166,10 +166,14 @@ def train(
                     weights.adam(rate * schedule.factor(step), step)
                     total += values.detach()
                 history[number] = total / len(steps)
-                if not total.isfinite().all():
-                    raise DivergedError(f"the loss is no longer finite at step {steps.stop}: lower the learning rate")
+                if lost := [name for name, loss in zip(rates, total, strict=True) if not loss.isfinite()]:
+                    raise DivergedError(
+                        f"the loss of {lost[0]} is no longer finite at step {steps.stop}: lower the learning rate"
+                    )
                 checkpointing.save(checkpoint, described, state, number + 1)
-            report(steps.stop, {f"training_loss/network_{i}": float(value) for i, value in enumerate(history[number])})
+            report(
+                steps.stop, {f"training_loss/{name}": float(value) for name, value in zip(rates, history[number], strict=True)}
+            )
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
 

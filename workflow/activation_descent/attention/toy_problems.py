@@ -238,7 +238,7 @@ def train_networks(
     """
     seeds, rates = range(settings.seeds), list(settings.rates)
     layer = Layer(problem, settings, root, [seed for seed in seeds for _ in rates])
-    each = rates * (len(NAMES) * settings.seeds)
+    each = {f"{name}_seed_{seed}_rate_{rate}": rate for name in NAMES for seed in seeds for rate in rates}
 
     def drawn(purpose: str, number: int, step: int = 0) -> list[Sequences]:
         return [batch for s in seeds for batch in [draw(problem, settings, root, purpose, s, number, step)] * len(rates)]
@@ -258,11 +258,12 @@ def train_networks(
     best = Layer(problem, settings, root, seeds)
     with torch.no_grad():
         found = losses(layer, problem, drawn("tune", settings.tuning_sequences)).view(-1, len(rates))
-        chosen = found.argmin(1) + len(rates) * torch.arange(len(found))
+        lowest = found.argmin(1)
+        chosen = lowest + len(rates) * torch.arange(len(found))
         for name, weight in best.weights.named.items():
             weight.copy_(layer.weights[name][chosen])
-    used = iter([each[network] for network in chosen])
-    return best, {name: [next(used) for _ in seeds] for name in NAMES}
+    by_name = zip(NAMES, lowest.view(len(NAMES), -1).tolist(), strict=True)
+    return best, {name: [rates[place] for place in own] for name, own in by_name}
 
 
 def scores(layer: Layer, problem: str, settings: ToyProblems, root: int) -> Float[np.ndarray, "network token"]:

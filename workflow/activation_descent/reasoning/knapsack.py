@@ -246,6 +246,6 @@ def train_networks(
 
     schedule = Schedule(settings.steps, settings.warmup_steps, settings.decay_share)
     identity = {"kind": kind, "root": root, "code": code} | {k: str(v) for k, v in asdict(settings).items()}
-    rates = [settings.learning_rate] * len(settings.depths)
-    train(weights, losses, rates, schedule, checkpoint, identity, report)
+    names = [f"layers_{depth}_seed_{place % settings.seeds}" for place, depth in enumerate(settings.depths)]
+    train(weights, losses, dict.fromkeys(names, settings.learning_rate), schedule, checkpoint, identity, report)
     return weights

@@ -138,7 +138,8 @@ def train_networks(
 
     schedule = Schedule(settings.steps, settings.warmup_steps, settings.decay_share)
     identity = {"root": root, "code": code} | {name: str(value) for name, value in asdict(settings).items()}
-    train(weights, losses, [settings.learning_rate] * len(cells), schedule, checkpoint, identity, report)
+    rates = {f"{sampler}_seed_{seed}": settings.learning_rate for sampler, seed in cells}
+    train(weights, losses, rates, schedule, checkpoint, identity, report)
     return weights
 
 
