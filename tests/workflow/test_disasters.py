@@ -169,6 +169,16 @@ def test_a_damaged_configuration_file_is_one_sentence(project, content, sentence
     assert sentence in output
 
 
+def test_a_configuration_in_another_encoding_is_one_sentence(tmp_path):
+    project = copy_project(tmp_path)
+    path = project.folder / "config/config.yaml"
+    for encoded in (b"note: \xff\n" + path.read_bytes(), path.read_text().encode("utf-16")):
+        path.write_bytes(encoded)
+        output = project.snakemake("--dry-run", "--cores", "1", ok=False)
+        assert "Traceback" not in output
+        assert "config/config.yaml cannot be read as YAML" in output
+
+
 def test_damaged_records_and_weights_are_named(smoke, tmp_path):
     project = Project(tmp_path / "copy")
     shutil.copytree(smoke.folder, project.folder)

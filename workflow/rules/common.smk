@@ -1,5 +1,3 @@
-import yaml
-
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
 from activation_descent.settings import (
@@ -13,19 +11,6 @@ from activation_descent.settings import (
     resolve_lens,
     resolve_regression,
 )
-
-# Ten times as fast where PyYAML was built with libyaml, and as safe
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def read_yaml(path):
-    """A YAML file, or one sentence that names it."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return yaml.load(file, Loader=LOADER)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WorkflowError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}")
-
 
 def code(rule):
     """Digest of the library code that a rule's script uses, as a param: an edit there reruns the rule."""
