@@ -12,6 +12,7 @@ from activation_descent.settings import (
     resolve_regression,
 )
 
+
 def code(rule):
     """Digest of the library code that a rule's script uses, as a param: an edit there reruns the rule."""
     return source_digest(workflow.source_path(f"../scripts/{rule}.py"))
