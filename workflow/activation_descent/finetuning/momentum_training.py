@@ -1,8 +1,7 @@
 """Training of small language models that differ in their seed alone, side by side: one product serves them all.
 
-Each reads its own documents and is, but for rounding, what `pretraining.Job.advance` would make of it alone. On one core it takes about
-four fifths of the time of one after the other: the interpreter calls each product once, the gradients of normalisation and of the loss are
-written out, and the probabilities of all words are not kept from the forward to the backward pass.
+Each reads its own documents and is, but for rounding, what `pretraining.Job.advance` would make of it alone. Gradients of normalisation and
+of the loss are written out, and the probabilities of all words are not kept from the forward to the backward pass.
 """
 
 import json

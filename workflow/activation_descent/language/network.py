@@ -1,9 +1,9 @@
 """The embedded model's forward pass for training: what transformers computes, in fewer and larger operations.
 
 Llama (Touvron et al. 2023): blocks of rotary attention and a gated MLP, each behind a root-mean-square normalisation. The weights have the
-names of a `LlamaForCausalLM`, as which a model is saved. On one core about twice as fast as its own forward pass, because the rotation of
-queries and keys is part of the projection: `R(p) W x = cos(p) W x + sin(p) (S W) x`, with S the signed permutation that swaps the halves of
-a head.
+names of a `LlamaForCausalLM`, as which a model is saved. A step takes as long as with that class, which takes longer to load; and attention
+can be another. The rotation of queries and keys is part of the projection: `R(p) W x = cos(p) W x + sin(p) (S W) x`, with S the signed
+permutation that swaps the halves of a head.
 """
 
 from collections.abc import Callable, Iterable
