@@ -48,20 +48,19 @@ def collect(pattern, **wildcards):
 def parsed(config, claims=None):
     """What the workflow makes of a configuration, by the code of its rules: all that comes before the first rule."""
     workflow = SimpleNamespace(source_path=lambda path: str((RULES / path).resolve()), configfiles=[], overwrite_configfiles=[])
-    names = {"config": config, "workflow": workflow, "WorkflowError": WorkflowError, "os": os, "collect": collect}
     documents = {"config/claims.yaml": claims} if claims is not None else {}
 
-    def loaded(file):
-        name = os.path.relpath(file.name, ROOT)
+    def read_yaml(path):
+        name = os.path.relpath(path, ROOT)
         return copy.deepcopy(documents[name] if name in documents else shipped(name))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yaml, "safe_load", loaded)
-        exec(common(), names)
-        for study in ("toy_problem" if study == "attention_efficient" else study for study in STUDIES):
-            names[f"{study}_records"](), names[f"{study}_costs"]()
-        for figure in names["FIGURES"]:
-            names["shown_in_figure"](SimpleNamespace(figure=figure))
+    names = {"config": config, "workflow": workflow, "WorkflowError": WorkflowError, "os": os, "collect": collect}
+    names["read_yaml"] = read_yaml
+    exec(common(), names)
+    for study in ("toy_problem" if study == "attention_efficient" else study for study in STUDIES):
+        names[f"{study}_records"](), names[f"{study}_costs"]()
+    for figure in names["FIGURES"]:
+        names["shown_in_figure"](SimpleNamespace(figure=figure))
 
 
 def changed(data, document):
@@ -100,6 +99,8 @@ def test_the_shipped_files_are_fine():
     parsed(copy.deepcopy(shipped("config/config.yaml")))
     with pytest.raises(WorkflowError):
         parsed(copy.deepcopy(shipped("config/config.yaml")) | {"seed": "none"})
+    with pytest.raises(WorkflowError):
+        parsed(copy.deepcopy(shipped("config/config.yaml")), {"claims": "none"})
 
 
 @PATIENT
