@@ -43,7 +43,7 @@ def judge(values, controls=(1.0,), **changes):
         (">= -1e-3", [-0.001, 3.0], [-0.01]),
         ("> 0", [0.1], [0.0]),
         ("in [0.9, 1.1]", [0.9, 1.0, 1.1], [0.89, 1.2]),
-        ("outside [0.9, 1.1]", [0.8, 1.2], [0.9, 1.0]),
+        ("outside [0.9, 1.1]", [0.8, 1.2], [0.9, 1.0, 1.1]),
     ],
 )
 def test_conditions(text, inside, outside):
@@ -76,6 +76,9 @@ def test_other_conditions_are_refused(text):
         ("in [0, 1]", "outside [0.5, 2]", True),
         ("< 0", "> -5", True),
         ("<= 0", ">= 1", False),
+        ("> 1", "< 2", True),  # between the bounds alone
+        ("> 1", "> 2", True),  # above them
+        ("< -1", "< -2", True),  # below them
     ],
 )
 def test_meets(first, second, together):
@@ -105,19 +108,30 @@ def test_verdicts(values, verdict):
 def test_a_failed_or_absent_control_makes_any_value_inconclusive(controls):
     row = judge([1.001, 1.002, 1.003], controls)
     assert row["verdict"] == "inconclusive"
-    assert "FAILED" in row["gate"]
+    mean = f"{np.mean(controls):.4g}" if controls else "absent"
+    assert row["gate"] == f"construction_loss_ratio in [0.999, 1.001]: {mean} FAILED"
 
 
 def test_value_and_equal_values():
     row = judge([1.0, 1.0, 1.0])
     assert (row["value"], row["ci_low"], row["ci_high"]) == (1.0, 1.0, 1.0)
     assert row["verdict"] == "supported"
+    assert row["gate"] == "construction_loss_ratio in [0.999, 1.001]: 1 passed"
 
 
 def test_divergence_is_refuted_not_lost():
     row = judge([math.inf, math.inf, 7.0], statistic={"variant": "v", "metric": "loss_ratio"})
     assert row["verdict"] == "refuted"
     assert (row["ci_low"], row["ci_high"]) == (7.0, math.inf)
+    alone = judge([math.inf])
+    assert (alone["value"], alone["n"], alone["verdict"]) == (math.inf, 1, "inconclusive")
+    assert math.isnan(alone["ci_low"])
+
+
+@pytest.mark.parametrize("values", [(1.0, 2.0), (1.0, math.inf)])
+def test_two_units_have_an_interval(values):
+    units = pd.DataFrame({"task": "", "draw": [0, 1], "value": values})
+    assert claims.interval(units, 0.95, 2000, np.random.default_rng(0)) == values
 
 
 def test_interval_covers_the_mean_as_often_as_it_says():

@@ -48,19 +48,6 @@ def enumerated(tasks, reaches):
 # Units
 
 
-def test_units_average_examples_and_layers():
-    rows = pd.DataFrame({"task": list("aabb"), "draw": [0, 0, 1, 1], "layer": [0, 1, 0, 1], "value": [1.0, 3.0, 5.0, 6.0]})
-    assert inference.unit_means(rows).to_dict("list") == {"task": ["a", "b"], "draw": [0, 1], "value": [2.0, 5.5]}
-
-
-def test_pairs_are_found_by_name():
-    first, second = table([1.0, 2.0], [3.0]), table([0.5, 0.25], [4.0])
-    found = inference.paired_differences(first, second.sample(frac=1, random_state=1))
-    assert found["value"].tolist() == [0.5, 1.75, -1.0]
-    with pytest.raises(ValueError, match=r"without a partner: \[\('task 1', 0\)\]"):
-        inference.paired_differences(first, table([0.5, 0.25]))
-
-
 def test_examples_are_not_units():
     twice = pd.concat([UNEQUAL, UNEQUAL])
     for judge in (inference.mean_over_tasks, lambda units: inference.sign_flip_p(units, stream("p"))):
@@ -76,8 +63,6 @@ def test_undefined_values_are_refused(value):
             judge(units, stream("undefined"))
     with pytest.raises(ValueError, match="finite value for each layer"):
         inference.max_t(units.assign(layer=0), "layer", stream("undefined"))
-    rows = pd.concat([units, units.assign(value=1.0)])
-    assert inference.unit_means(rows)["value"].tolist() == pytest.approx([1.0, value, 1.5], nan_ok=True)
 
 
 def test_the_order_of_tasks_does_not_matter():

@@ -142,7 +142,9 @@ def interval(units: pd.DataFrame, confidence: float, resamples: int, rng: np.ran
         units: columns task, draw and value.
     """
     values = units["value"].to_numpy()
-    if len(values) >= 2 and not np.isfinite(values).all():
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if not np.isfinite(values).all():
         return float(values.min()), float(values.max())
     return cluster_interval(units, rng, confidence, resamples)
 

@@ -1,6 +1,6 @@
 """Intervals and tests over units of replication: a unit is one draw of demonstrations for one task.
 
-Examples and layers of a unit share prompt and weight update; they are averaged inside it (`unit_means`) and never counted as
+Examples and layers of a unit share prompt and weight update; they are averaged inside it and never counted as
 replications. A table of units has the columns task, draw and value, each unit once. The estimate is the mean over tasks of the means
 over draws, so that a task counts as much as any other, however often it was drawn.
 
@@ -24,26 +24,6 @@ RESAMPLES = 10_000
 Value = Float[np.ndarray, " unit"]
 TaskNumber = Int[np.ndarray, " unit"]  # a number for each task, from zero, in rising order
 Alternative = Literal["two-sided", "greater", "less"]
-
-
-def unit_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Values of examples, layers, ... (columns task, draw, value and others) averaged inside each unit.
-
-    A unit with an undefined value is undefined; drop such rows first where the others can speak for it.
-    """
-    return table.groupby(UNIT, observed=True)["value"].agg(lambda values: values.mean(skipna=False)).reset_index()
-
-
-def paired_differences(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Units of `first - second`.
-
-    Raises:
-        ValueError: if a unit stands in one of them alone, or twice.
-    """
-    one, other = (_checked(units).set_index(UNIT)["value"] for units in (first, second))
-    if not one.index.equals(other.index):
-        raise ValueError(f"units without a partner: {sorted(set(one.index) ^ set(other.index))[:5]}")
-    return (one - other).reset_index()
 
 
 def mean_over_tasks(units: pd.DataFrame) -> float:

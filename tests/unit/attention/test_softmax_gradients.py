@@ -98,20 +98,6 @@ def test_the_rate_belongs_to_the_query():
     assert sg.shared_rate_gap(same, random()) < 1e-12
 
 
-def test_functional_descent_begins_with_attention_and_ends_in_interpolation():
-    m = memory(1)
-    iterates = sg.richardson(m.keys, m.values, 3000)
-    for key, first in zip(m.keys, iterates[1], strict=True):
-        assert first.tolist() == pytest.approx(in_loops(m.keys, m.values, key.tolist()), abs=1e-12)
-    errors = (iterates - m.values).norm(dim=(1, 2))
-    assert errors[-1] < 1e-3 * errors[0]
-    g = (m.keys @ m.keys.mT / math.sqrt(5)).exp()
-    spectrum = torch.linalg.eigvals(g / g.sum(1, keepdim=True))
-    assert spectrum.imag.abs().max() < 1e-10
-    assert spectrum.real.min() > 0
-    assert spectrum.real.max() == pytest.approx(1, abs=1e-10)  # rows add up to one
-
-
 def test_energy_by_finite_differences():
     m = memory()
     step = 1e-6

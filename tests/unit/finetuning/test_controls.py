@@ -143,15 +143,6 @@ def test_demonstration_rows_are_the_prompt_without_separators(speakers):
     assert prompt.tokens == [*speaker.model.begin, *(token for row in rows for token in [*row, *speaker.ending])]
 
 
-def test_other_demonstrations_share_none(speakers):
-    pool = speakers[0].task.demonstrations
-    others = controls.others_of_the_task(rng("others"), pool, pool[:16], 16)
-    assert len(set(others)) == 16
-    assert not set(others) & set(pool[:16])
-    with pytest.raises(ValueError, match="40 examples has no 25"):
-        controls.others_of_the_task(rng("others"), pool, pool[:16], 25)
-
-
 def test_another_task_lends_its_texts_and_takes_the_labels(speakers):
     speaker, other = speakers
     shown = speaker.task.demonstrations[:10]

@@ -12,7 +12,6 @@ from activation_descent.lens.error_correction import (
     ErrorCorrectionSettings,
     bigram_documents,
     shared_table,
-    synthetic_predictions,
     train,
 )
 from activation_descent.seeding import generator
@@ -178,15 +177,3 @@ def test_documents_follow_their_own_tables_around_the_shared_one():
     sharp = bigram_documents(rng, table, 400, 400, 3e4)
     visits = sharp[:, :-1] == 0
     assert (visits & (sharp[:, 1:] == 0)).sum() / visits.sum() == pytest.approx(0.2, abs=0.01)
-
-
-def test_synthetic_predictions_by_hand():
-    tokens = torch.tensor([[0, 1, 0]])
-    kernel = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0.5, 0.5, 0]]])
-    first = torch.zeros(1, 3, 2)
-    copied = synthetic_predictions(tokens, first, [(2.0, kernel)], 1, 0.0, lambda shape: torch.zeros(shape))
-    corrected = synthetic_predictions(tokens, first, [(2.0, kernel)], 1, 1.0, lambda shape: torch.zeros(shape))
-    # What followed position 0 is word 1, what followed position 1 is word 0; p is 1/2 throughout
-    assert torch.allclose(copied[1, 0], torch.tensor([[0.0, 0], [0, 2], [1, 1]]).log_softmax(-1))
-    assert torch.allclose(corrected[1, 0], torch.tensor([[0.0, 0], [-1, 1], [0, 0]]).log_softmax(-1))
-    assert torch.allclose(copied[0, 0], torch.full((3, 2), math.log(0.5)))

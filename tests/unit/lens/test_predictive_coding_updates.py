@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 
 from activation_descent.lens import update_regression
-from activation_descent.lens.error_correction import bigram_documents, shared_table, synthetic_predictions
+from activation_descent.lens.error_correction import bigram_documents, shared_table
 from activation_descent.lens.update_regression import COLUMNS, CONTROLS, DRIVES, KERNELS, kernels, products, readability, regress
 from activation_descent.seeding import generator
 
@@ -16,6 +17,23 @@ WORDS, LENGTH, LAYERS, NOISE = 20, 64, 4, 0.05
 
 def stream(purpose):
     return generator(0, "test", "update_regression", "v", purpose)
+
+
+def synthetic_predictions(tokens, first, kernels, layers, error_share, noise):
+    """Log-probabilities at each layer of `c += sum_k eta_k alpha^k (e(x_{s+1}) - error_share p_s) + noise`.
+
+    Args:
+        first: c before the first layer.
+        kernels: pairs of eta and alpha, whose rows are positions t and whose columns positions s < t.
+        error_share: lambda; 1 corrects errors, 0 copies what followed.
+        noise: draws what is added at each layer.
+    """
+    following = F.pad(F.one_hot(tokens[:, 1:], first.shape[-1]).to(first.dtype), (0, 0, 0, 1))
+    found = [first]
+    for _ in range(layers):
+        error = following - error_share * found[-1].softmax(-1)
+        found.append(found[-1] + sum(rate * kernel @ error for rate, kernel in kernels) + noise(first.shape))
+    return torch.stack(found).log_softmax(-1)
 
 
 def made(rates, error_share, purpose="made", rows=48):
@@ -31,6 +49,18 @@ def made(rates, error_share, purpose="made", rows=48):
 def fitted(tokens, log_p, layer, other_context=False, controls=CONTROLS):
     unigram = (torch.bincount(tokens.flatten(), minlength=WORDS) + 1).double().log()
     return regress(products(log_p, tokens, layer, unigram, other_context).sum((0, 1)), controls)
+
+
+def test_synthetic_predictions_by_hand():
+    tokens = torch.tensor([[0, 1, 0]])
+    kernel = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0.5, 0.5, 0]]])
+    first = torch.zeros(1, 3, 2)
+    copied = synthetic_predictions(tokens, first, [(2.0, kernel)], 1, 0.0, lambda shape: torch.zeros(shape))
+    corrected = synthetic_predictions(tokens, first, [(2.0, kernel)], 1, 1.0, lambda shape: torch.zeros(shape))
+    # What followed position 0 is word 1, what followed position 1 is word 0; p is 1/2 throughout
+    assert torch.allclose(copied[1, 0], torch.tensor([[0.0, 0], [0, 2], [1, 1]]).log_softmax(-1))
+    assert torch.allclose(corrected[1, 0], torch.tensor([[0.0, 0], [-1, 1], [0, 0]]).log_softmax(-1))
+    assert torch.allclose(copied[0, 0], torch.full((3, 2), math.log(0.5)))
 
 
 @pytest.mark.parametrize("layer", range(1, LAYERS))

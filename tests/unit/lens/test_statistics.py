@@ -11,7 +11,7 @@ from activation_descent.lens.statistics import lens_statistics, transfer_matrix
 DIVERGENCE = np.array(
     [
         [2.00, 1.50, 1.40, 1.30],
-        [2.50, 1.00, 0.60, 0.90],
+        [2.50, 1.00, 0.60, 1.15],
         [2.70, 1.20, 0.50, 0.40],
         [2.90, 1.30, 0.60, 0.20],
     ]
@@ -95,9 +95,17 @@ def test_penalties(found):
     assert found["mean_penalty"] == pytest.approx(np.mean(penalties))
     assert found["penalty_share"] == pytest.approx(sum(penalties) / known)
     assert found["penalty_distance"] == pytest.approx(spearmanr(distances, penalties).statistic)
-    # Forward pairs (1, 2), (1, 3), (2, 3): penalties .1, .7, .2; improvements .5, .8, .3
-    assert found["forward_penalty_share"] == pytest.approx(1.0 / (2.5 + 2.8 + 2.8))
-    assert found["gaining_cells"] == pytest.approx(1.0)
+    # Forward pairs (1, 2), (1, 3), (2, 3): penalties .1, .95, .2; improvements .5, .8, .3
+    assert found["forward_penalty_share"] == pytest.approx(1.25 / (2.5 + 2.8 + 2.8))
+    assert found["gaining_cells"] == pytest.approx(2 / 3)
+
+
+def test_two_layers_have_one_distance_and_no_forward_pair():
+    rows = table(seeds=(0,))
+    few = rows[~(rows["layer"] > 1) & ~(rows["fitted"] > 1)]
+    found = records.frame(lens_statistics(few, "v")).set_index("metric")["value"]
+    assert found["mean_penalty"] == pytest.approx((0.5 + 0.5) / 2)  # 1.5 - 1 and 2.5 - 2
+    assert not {"penalty_distance", "forward_penalty_share", "gaining_cells"} & set(found.index)
 
 
 def test_gains_and_paths(found):

@@ -161,27 +161,3 @@ def test_ridge_becomes_least_squares_as_the_penalty_falls():
     exact = learners.least_squares_model(tasks)
     distances = [(learners.ridge_model(tasks, penalty) - exact).norm().item() for penalty in (1e-2, 1e-4, 1e-6)]
     assert distances[0] > 50 * distances[1] > 2500 * distances[2]
-
-
-def test_optimal_preconditioner_by_hand():
-    # Covariance diag(1, 3), N = 4: 1 / ((N + 1) l + 1 + 3)
-    found = learners.optimal_preconditioner(torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64)), 4)
-    assert torch.allclose(found, torch.diag(torch.tensor([1 / 9, 1 / 19], dtype=torch.float64)))
-    # Isotropic inputs: one rate, 1 / (s2 (N + d + 1)), spec of the study
-    for n, rate in {10: 0.04762, 20: 0.03226, 40: 0.01961}.items():
-        assert torch.allclose(learners.optimal_preconditioner(torch.eye(10), n), rate * torch.eye(10), atol=1e-5)
-
-
-def test_optimal_preconditioner_is_what_a_fit_to_tasks_finds():
-    """The prediction x_q . P sum_i y_i x_i is linear in P: least squares over 100,000 tasks with correlated Gaussian inputs."""
-    rng, number, n = generator(0, "test", "learners", "ahn", "draw"), 100000, 8
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    covariance = turn @ np.diag([0.3, 1.0, 2.0]) @ turn.T
-    x = np.linalg.cholesky(covariance) @ rng.standard_normal((number, 3, n + 1))
-    labels = (rng.standard_normal((number, 1, 3)) @ x)[:, 0]
-    sums = (x[..., :-1] * labels[:, None, :-1]).sum(-1)
-    features = (x[..., -1:] * sums[:, None]).reshape(number, 9)
-    fitted = np.linalg.lstsq(features, labels[:, -1], rcond=None)[0].reshape(3, 3)
-    expected = learners.optimal_preconditioner(torch.from_numpy(covariance), n).numpy()
-    assert np.linalg.norm(fitted - expected) < 0.05 * np.linalg.norm(expected)
-    assert np.linalg.norm(fitted - expected.trace() / 3 * np.eye(3)) > 0.2 * np.linalg.norm(expected)  # no multiple of I

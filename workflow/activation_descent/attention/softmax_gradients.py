@@ -195,19 +195,6 @@ def shared_rate_gap(memory: Memory, random: torch.Generator) -> float:
     return gap(w @ v / w_other.sum(), attend(k, v, q))
 
 
-def richardson(
-    keys: Float[Tensor, "key width"], values: Float[Tensor, "key value"], steps: int
-) -> Float[Tensor, "step key value"]:
-    """F <- F + D^-1 G (V - F) at the keys from F = 0, G_ij = exp(k_i . k_j / sqrt(d)), D its row sums: functional gradient descent on
-    kernel least squares with attention's rate. Its first iterate is attention; layers do not take the next."""
-    g = (keys @ keys.mT / math.sqrt(keys.shape[1])).exp()
-    smoother = g / g.sum(1, keepdim=True)
-    iterates = [torch.zeros_like(values)]
-    for _ in range(steps):
-        iterates.append(iterates[-1] + smoother @ (values - iterates[-1]))
-    return torch.stack(iterates)
-
-
 # (iii)
 
 

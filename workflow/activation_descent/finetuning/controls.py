@@ -110,18 +110,6 @@ def other_words(rng: np.random.Generator, speaker: Speaker) -> list[int]:
     return rng.choice(np.array(speaker.abstract), len(speaker.labels), replace=False).tolist()
 
 
-def others_of_the_task(rng: np.random.Generator, pool: Sequence[Example], shown: Sequence[Example], number: int) -> list[Example]:
-    """C7: demonstrations of which none was shown.
-
-    Raises:
-        ValueError: if the pool has too few.
-    """
-    left = [example for example in pool if example not in set(shown)]
-    if len(left) < number:
-        raise ValueError(f"a pool of {len(pool)} examples has no {number} beside the {len(shown)} that were shown")
-    return [left[i] for i in rng.permutation(len(left))[:number]]
-
-
 def another_task(
     rng: np.random.Generator, speaker: Speaker, shown: Sequence[Example], other: Speaker
 ) -> tuple[list[Example], list[int]]:

@@ -16,7 +16,7 @@ The stream is a rotation of five parts of V features each: c, the token, the tok
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,30 +232,3 @@ def train_seed(
     model = ErrorCorrection(settings, stream("initialise"))
     train(model, draw("train", settings.steps * settings.rows))
     return model, draw
-
-
-# Predictions that are made and not learned, whose answers are known
-
-
-def synthetic_predictions(
-    tokens: Int[Tensor, "row token"],
-    first: Float[Tensor, "row token word"],
-    kernels: Sequence[tuple[float, Float[Tensor, "row token token"]]],
-    layers: int,
-    error_share: float,
-    noise: Callable[[tuple[int, ...]], Tensor],
-) -> Float[Tensor, "state row token word"]:
-    """Log-probabilities at each layer of `c += sum_k eta_k alpha^k (e(x_{s+1}) - error_share p_s) + noise`.
-
-    Args:
-        first: c before the first layer.
-        kernels: pairs of eta and alpha, whose rows are positions t and whose columns positions s < t.
-        error_share: lambda; 1 corrects errors, 0 copies what followed.
-        noise: draws what is added at each layer.
-    """
-    following = F.pad(F.one_hot(tokens[:, 1:], first.shape[-1]).to(first.dtype), (0, 0, 0, 1))
-    found = [first]
-    for _ in range(layers):
-        error = following - error_share * found[-1].softmax(-1)
-        found.append(found[-1] + sum(rate * kernel @ error for rate, kernel in kernels) + noise(first.shape))
-    return torch.stack(found).log_softmax(-1)

@@ -35,15 +35,6 @@ def preconditioned_model(tasks: Tasks, preconditioners: Sequence[Float[Tensor, "
     return model
 
 
-def optimal_preconditioner(covariance: Float[Tensor, "input input"], context_length: int) -> Float[Tensor, "input input"]:
-    """The best single step for `x ~ N(0, covariance)`, `w ~ N(0, I)` (Ahn et al. 2023, theorem 1), on the *sum* over the context.
-
-    There: U diag(1 / ((N + 1) / N l_i + sum_j l_j / N)) U^T for covariance U diag(l) U^T, on the mean over the context.
-    """
-    identity = torch.eye(len(covariance), dtype=covariance.dtype)
-    return torch.linalg.inv((context_length + 1) * covariance + covariance.trace() * identity)
-
-
 def gd_plus_plus_model(tasks: Tasks, rates_per_example: Sequence[float], gammas: Sequence[float]) -> Model:
     """GD++ (appendix A.10): each step takes a gradient step on the labels and contracts every input, x <- (I - gamma X X^T) x.
 
