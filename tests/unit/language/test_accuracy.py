@@ -118,13 +118,6 @@ def test_ways_of_labelling():
     assert given == [classes[0], classes[0], classes[1]] * 40
 
 
-def test_sign_flips_are_exact():
-    """Under random signs a mean of n equal positive differences is reached by one sign pattern in 2^n."""
-    assert statistics.sign_flip_p(np.ones(5)) == pytest.approx(1 / 32)
-    # (3, 1, -1): sums of the 8 patterns are 5 3 3 1 -1 -3 -3 -5; 3 of them are at least 3
-    assert statistics.sign_flip_p(np.array([3.0, 1.0, -1.0])) == pytest.approx(3 / 8)
-
-
 def test_the_gate_passes_who_learns_and_fails_who_knows(monkeypatch):
     table = pd.concat([measured(monkeypatch, copies, "sentiment"), measured(monkeypatch, copies, "taste")])
     gate = statistics.gate_table(table, 8, GATE)

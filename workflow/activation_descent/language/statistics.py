@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
+from activation_descent.inference import sign_flip_p
 from activation_descent.language import STUDY
 from activation_descent.records import Row
 
@@ -21,23 +22,6 @@ def curve(accuracy: pd.DataFrame, labelling: str, number: int, metric: str = "ac
         (accuracy["labelling"] == labelling) & (accuracy["demonstrations"] == number) & (accuracy["metric"] == metric)
     ]
     return rows.pivot(index="seed", columns="task", values="value")
-
-
-def sign_flip_p(differences: np.ndarray) -> float:
-    """One-sided p-value of a mean above zero under random signs of the paired differences (exact up to 12, else 10,000 draws)."""
-    from scipy.stats import permutation_test
-
-    zero = np.zeros_like(differences)
-    result = permutation_test(
-        (differences, zero),
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        alternative="greater",
-        n_resamples=10_000 if len(differences) > 12 else np.inf,
-        vectorized=True,
-        rng=np.random.default_rng(0),  # a test's own noise; the data's draws come from `seeding`
-    )
-    return float(result.pvalue)
 
 
 def gate_table(accuracy: pd.DataFrame, number: int, gate: Mapping[str, float]) -> pd.DataFrame:
@@ -59,7 +43,8 @@ def gate_table(accuracy: pd.DataFrame, number: int, gate: Mapping[str, float]) -
     rows = []
     for task in differences:
         values = differences[task].to_numpy()
-        p = sign_flip_p(values)
+        draws = pd.DataFrame({"task": task, "draw": differences.index, "value": values})
+        p = sign_flip_p(draws, np.random.default_rng(0), "greater")  # a test's own noise; the data's draws come from `seeding`
         rows.append(
             {
                 "task": task,
