@@ -149,6 +149,42 @@ def test_statistics_of_one_who_copies_and_of_one_who_knows(monkeypatch):
     records.frame(statistics.rows(numbers, "reader"))
 
 
+def test_each_statistic_is_what_its_metric_says():
+    """A number of its own in each place, so that a wrong place or sign shows; four classes in the task that is known."""
+    rng = np.random.default_rng(0)
+    places = [("gold", 0, "accuracy"), ("gold", 0, "calibrated_accuracy"), ("abstract", 0, "accuracy")]
+    places += [(labelling, number, "accuracy") for labelling in ("gold", "abstract", "random", "flipped") for number in (2, 8)]
+    numbers = {(*place, task): rng.uniform(0.5, 1, 3) for place in places for task in ("known", "learned")}
+    base = {"known": {"group": "seen", "classes": 4}, "learned": {"group": "held_out", "classes": 2}}
+    columns = ("labelling", "demonstrations", "metric", "task")
+    rows = [
+        dict(zip(columns, place, strict=True)) | base[place[-1]] | {"seed": seed, "value": value}
+        for place, values in numbers.items()
+        for seed, value in enumerate(values)
+    ]
+    found = statistics.accuracy_statistics(pd.DataFrame(rows), 8, GATE)
+
+    def of(task, labelling="gold", number=8, metric="accuracy"):
+        return numbers[labelling, number, metric, task]
+
+    expected = {
+        "in_context_accuracy": of("learned"),
+        "zero_shot_accuracy": of("learned", number=0),
+        "zero_shot_excess": of("learned", number=0) - 1 / 2,
+        "in_context_gain": of("learned") - of("learned", "gold", 0, "calibrated_accuracy"),
+        "known_zero_shot_accuracy": of("known", number=0),
+        "known_in_context_accuracy": of("known"),
+        "random_label_loss": of("known") - of("known", "random"),
+        "flipped_label_accuracy": of("known", "flipped"),
+        "abstract_label_accuracy": of("known", "abstract"),
+        "abstract_label_bare_accuracy": of("known", "abstract", 0),
+        "learned_share": (of("known", "abstract") - 1 / 4) / (of("known") - 1 / 4),
+    }
+    assert set(found) == {*expected, "gate_passed"}
+    for metric, values in expected.items():
+        assert found[metric] == pytest.approx(values), metric
+
+
 QUIZ = quiz.own_quiz(WORLD, 0)
 
 
