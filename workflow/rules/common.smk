@@ -1,3 +1,4 @@
+from activation_descent.attention import LAYER_KINDS, MECHANISMS, OTHERS, TOY_PROBLEMS
 from activation_descent.errors import ActivationDescentError
 from activation_descent.provenance import source_digest
 from activation_descent.settings import (
@@ -60,7 +61,7 @@ def checked_settings():
                 *ATTENTION_SUBJECTS,
                 *compared,
                 *config["attention"]["models"],
-                *MECHANISMS,
+                *TOY_SUBJECTS,
             ],
             "reasoning": SOLVERS,
             "lens": [*bodies, *config["lens"]["models"], *LENS_CONTROLS],
@@ -88,13 +89,12 @@ ATTENTION_SUBJECTS = [
     "augmented_state",
     "token_flow",
     "implicit_update",
-    *[f"{name}_{others}" for name in ("linear", "softmax") for others in ("dynamics", "markov", "copying")],
+    *[f"{kind}_{others}" for kind in LAYER_KINDS for others in OTHERS],
     "controls",
     "language_models",
 ]
-# Attention on toy problems, the best of the linear kinds, and no training
-MECHANISMS = ["softmax", "efficient", "performer", "elu", "linear", "latent", "linearised", "untrained"]
-TOY_PROBLEMS = ["recall", "induction", "copying", "regression"]
+# Of the toy problems: the best of the linear kinds of attention, and no training
+TOY_SUBJECTS = [*MECHANISMS, "linearised", "untrained"]
 # Knapsack, and logic by what a network was trained on
 SOLVERS = ["knapsack", "rule_priority", "label_priority", "construction"]
 # Synthetic streams, image classifiers, and the model whose layers correct errors

@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 
 from activation_descent import records
-from activation_descent.attention import STUDY, toy_problems
-from activation_descent.attention.efficient import NAMES
+from activation_descent.attention import MECHANISMS, STUDY, toy_problems
 from activation_descent.attention.efficient_statistics import score_rows
 from activation_descent.tracking import Progress, log_to, track
 
@@ -30,7 +29,7 @@ with track(snakemake.config["tracking"], Path(params.runs), STUDY, snakemake.rul
     layer, rates = toy_problems.train_networks(problem, settings, params.seed, checkpoint, params.code, report)
     print(f"learning rates: {rates}")
     untrained = toy_problems.Layer(problem, settings, params.seed, range(settings.seeds))
-    rows = score_rows(problem, NAMES, settings.seeds, toy_problems.scores(layer, problem, settings, params.seed))
+    rows = score_rows(problem, MECHANISMS, settings.seeds, toy_problems.scores(layer, problem, settings, params.seed))
     before = toy_problems.scores(untrained, problem, settings, params.seed)[: settings.seeds]
     rows += score_rows(problem, ["untrained"], settings.seeds, before)
     records.write(records.frame(rows), output)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from activation_descent.attention import efficient
+from activation_descent.attention import MECHANISMS, efficient
 from activation_descent.attention.efficient_benchmark import PeakMemory, crossover, exponent
 
 LENGTH, SIZE = 7, 4
@@ -79,7 +79,7 @@ def test_performer_by_token(heads, causal):
         assert torch.allclose(said[t], mean([m / sum(masses) for m in masses], v[:seen]), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", efficient.NAMES)
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_causal_attention_does_not_see_what_comes_later(heads, name):
     q, k, v = heads
     attention = make(name)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from activation_descent.attention import mixtures
+from activation_descent.attention import OTHERS, mixtures
 from activation_descent.attention.mixtures import Mixture
 
 MIXTURE = Mixture(width=4, pairs=9, half_range=0.5, noise=0.1, symbols=3, concentration=0.3, period=3)
@@ -28,7 +28,7 @@ def test_regression_is_the_regression_studys():
     assert sequences.visible.all()
 
 
-@pytest.mark.parametrize("kind", mixtures.OTHERS)
+@pytest.mark.parametrize("kind", OTHERS)
 def test_pairs_are_a_sequence_that_ends_in_the_query(kind):
     batch = mixtures.autoregressive(kind, rng(), MIXTURE, 200)
     seen = batch.visible.sum(1)
@@ -43,7 +43,7 @@ def test_pairs_are_a_sequence_that_ends_in_the_query(kind):
     assert (mixtures.autoregressive(kind, rng(), MIXTURE, 3, seen=4).visible.sum(1) == 4).all()
 
 
-@pytest.mark.parametrize("kind", mixtures.OTHERS)
+@pytest.mark.parametrize("kind", OTHERS)
 def test_inputs_have_the_second_moment_of_regressions(kind):
     vectors = mixtures.sequence(kind, rng(), replace(MIXTURE, noise=0.0), 4000, 3)
     assert vectors.square().mean().item() == pytest.approx(0.25 / 3, rel=0.03)

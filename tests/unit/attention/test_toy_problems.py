@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from activation_descent import records
-from activation_descent.attention import efficient_statistics, toy_problems
-from activation_descent.attention.efficient import NAMES
+from activation_descent.attention import MECHANISMS, TOY_PROBLEMS, efficient_statistics, toy_problems
 from activation_descent.attention.toy_problems import Layer, ToyProblems
 
 SETTINGS = ToyProblems(
@@ -33,6 +32,10 @@ SETTINGS = ToyProblems(
 
 def drawn(problem, number=50):
     return toy_problems.PROBLEMS[problem](SETTINGS, np.random.default_rng(0), number)
+
+
+def test_every_problem_has_its_code():
+    assert tuple(toy_problems.PROBLEMS) == TOY_PROBLEMS
 
 
 def test_recall_asks_for_a_key_that_has_been_shown():
@@ -123,9 +126,9 @@ def test_layer_is_the_same_for_a_mechanism_alone():
 
 def test_mechanisms_start_from_the_same_weights_and_see_the_same_sequences():
     layer = Layer("copying", SETTINGS, 0, (0, 1))
-    assert len(layer.weights["embedding"]) == 2 * len(NAMES)
+    assert len(layer.weights["embedding"]) == 2 * len(MECHANISMS)
     for name, tensor in layer.weights.named.items():
-        own = tensor.view(len(NAMES), 2, *tensor.shape[1:])
+        own = tensor.view(len(MECHANISMS), 2, *tensor.shape[1:])
         assert torch.equal(own[0], own[-1])
         assert name.endswith("bias") or not torch.equal(own[:, 0], own[:, 1])
 
@@ -156,23 +159,23 @@ def test_each_network_is_that_of_the_rate_with_the_lowest_loss(monkeypatch):
             ("softmax_seed_0_rate_0.03", 0.03),
             ("softmax_seed_1_rate_0.003", 0.003),
         ]
-        assert list(rates.values()) == [0.003, 0.03] * (2 * len(NAMES))
+        assert list(rates.values()) == [0.003, 0.03] * (2 * len(MECHANISMS))
         with torch.no_grad():
             for tensor in weights.named.values():
                 tensor.copy_(torch.arange(len(rates)).view(-1, 1, 1).expand_as(tensor))
 
     monkeypatch.setattr(toy_problems, "train", mark)
-    found = torch.tensor([[1.0, 2.0], [2.0, 1.0], *[[1.0, 2.0]] * (2 * len(NAMES) - 2)]).flatten()
+    found = torch.tensor([[1.0, 2.0], [2.0, 1.0], *[[1.0, 2.0]] * (2 * len(MECHANISMS) - 2)]).flatten()
     monkeypatch.setattr(toy_problems, "losses", lambda *args: found)
     layer, rates = toy_problems.train_networks("recall", SETTINGS, 0)
-    assert rates == {name: [0.003, 0.03 if name == "softmax" else 0.003] for name in NAMES}
-    assert layer.weights["output"][:, 0, 0].tolist() == [0, 3, *range(4, 4 * len(NAMES), 2)]
+    assert rates == {name: [0.003, 0.03 if name == "softmax" else 0.003] for name in MECHANISMS}
+    assert layer.weights["output"][:, 0, 0].tolist() == [0, 3, *range(4, 4 * len(MECHANISMS), 2)]
     assert list(layer.seeds) == [0, 1]
 
 
 def test_rates_start_from_the_same_weights_and_see_the_same_sequences(monkeypatch):
     def look(weights, at, *_):
-        values = at(0).view(len(NAMES), 2, 2)  # mechanism seed rate
+        values = at(0).view(len(MECHANISMS), 2, 2)  # mechanism seed rate
         assert torch.allclose(values[..., 0], values[..., 1], rtol=1e-5)
         assert not torch.allclose(values[:, 0], values[:, 1], rtol=1e-3)
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from activation_descent.attention import layers, transfer
+from activation_descent.attention import LAYER_KINDS, OTHERS, layers, transfer
 from activation_descent.attention.layers import Layers, Network, Trained
-from activation_descent.attention.mixtures import OTHERS, Mixture, Sequences, autoregressive, regression
+from activation_descent.attention.mixtures import Mixture, Sequences, autoregressive, regression
 from activation_descent.errors import DivergedError
 from activation_descent.regression.learners import optimal_rate
 from activation_descent.regression.transformer import Architecture, predict
@@ -43,7 +43,7 @@ def descent_layer(rate):
     return torch.stack([first, first, second, rate * second])
 
 
-@pytest.mark.parametrize("attention", layers.ATTENTIONS)
+@pytest.mark.parametrize("attention", LAYER_KINDS)
 def test_a_layer_is_the_regression_studys_network(attention):
     layer = random_layer()
     sequences, _ = regression(np.random.default_rng(1), MIXTURE, 20, np.float64)
@@ -51,7 +51,7 @@ def test_a_layer_is_the_regression_studys_network(attention):
     assert torch.allclose(-layers.update(layer[None], attention, sequences)[0, :, -1], said, atol=1e-12)
 
 
-@pytest.mark.parametrize("attention", layers.ATTENTIONS)
+@pytest.mark.parametrize("attention", LAYER_KINDS)
 def test_pairs_that_are_not_visible_change_nothing(attention):
     batch = autoregressive("dynamics", np.random.default_rng(0), MIXTURE, 8, 3, np.float64)
     other = batch.tokens.clone()
@@ -65,7 +65,7 @@ def test_pairs_that_are_not_visible_change_nothing(attention):
     assert torch.allclose(first, layers.update(random_layer()[None], attention, alone), atol=1e-12)
 
 
-@pytest.mark.parametrize("attention", layers.ATTENTIONS)
+@pytest.mark.parametrize("attention", LAYER_KINDS)
 def test_networks_side_by_side_are_networks_alone(attention):
     whole = layers.train(SETTINGS, MIXTURE, attention, 0)
     alone = layers.train(replace(SETTINGS, shares=(1.0,)), MIXTURE, attention, 0)
@@ -139,7 +139,7 @@ def test_a_training_that_diverges_says_so():
 # On regression prompts
 
 
-@pytest.mark.parametrize("attention", layers.ATTENTIONS)
+@pytest.mark.parametrize("attention", LAYER_KINDS)
 def test_prediction_and_model_by_automatic_differentiation(attention):
     layer, prompts = random_layer(2), transfer.draw_prompts(MIXTURE, 0, "evaluate", 30)
     readout = torch.from_numpy(np.random.default_rng(3).standard_normal(8))

@@ -134,7 +134,6 @@ def latent(latents: Float[Tensor, "*#batch latent feature"]) -> Attention:
     return attend
 
 
-NAMES = ("softmax", "efficient", "performer", "elu", "linear", "latent")
 FIXED: dict[str, Attention] = {"softmax": softmax, "efficient": efficient, "elu": elu, "linear": linear}
 
 

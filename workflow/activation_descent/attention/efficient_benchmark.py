@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from activation_descent.attention import STUDY
-from activation_descent.attention.efficient import NAMES, mechanism, random_directions
+from activation_descent.attention import MECHANISMS, STUDY
+from activation_descent.attention.efficient import mechanism, random_directions
 from activation_descent.records import Row
 
 
@@ -57,7 +57,7 @@ def measure(lengths: Sequence[int], features: int, repeats: int) -> list[Row]:
     rows: list[Row] = []
     for condition, causal in (("bidirectional", False), ("causal", True)):
         times: dict[str, list[float]] = {}
-        for name in NAMES:
+        for name in MECHANISMS:
             attention = mechanism(name, directions, latents)
             times[name], memory = [], []
             for length in lengths:

@@ -5,20 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from activation_descent.attention import MECHANISMS
 from activation_descent.plotting import SERIES, curve, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MECHANISMS = {
-    "softmax": "softmax",
-    "efficient": "efficient (Shen et al.)",
-    "performer": "performer (FAVOR+)",
-    "elu": "elu + 1 (linear transformer)",
-    "linear": "linear, no normaliser",
-    "latent": "latents (Perceiver)",
-}
 PROBLEMS = {
     "recall": ("Associative recall", "pairs to remember", "accuracy"),
     "induction": ("Induction", "tokens so far", "accuracy"),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from activation_descent.attention import LAYER_KINDS
 from activation_descent.plotting import SERIES, curve, panels
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _readings(axes: "Axes", groups: Mapping[str, pd.DataFrame], title: str, labe
 
 def draw_layers(records: pd.DataFrame) -> "Figure":
     """Loss and alignment on regression prompts against the share of regression in training, and answers on growing contexts."""
-    attentions = [name for name in ("linear", "softmax") if records["variant"].str.startswith(f"{name}_").any()]
+    attentions = [name for name in LAYER_KINDS if records["variant"].str.startswith(f"{name}_").any()]
     figure, axes = panels(
         "Single layers on regression prompts, by the share of regression in what they were trained on",
         len(attentions),

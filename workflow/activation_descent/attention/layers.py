@@ -27,7 +27,6 @@ from activation_descent.regression.transformer import MATRICES
 from activation_descent.seeding import generator
 
 EXPERIMENT = "untrained_for_regression"
-ATTENTIONS = ("linear", "softmax")
 
 Weights = Float[Tensor, "network matrix feature feature"]
 

@@ -19,9 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from activation_descent.attention import OTHERS
 from activation_descent.regression.tasks import Tasks, linear_tasks
-
-OTHERS = ("dynamics", "markov", "copying")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from activation_descent.attention import STUDY
-from activation_descent.attention.efficient import NAMES, mechanism, random_directions
+from activation_descent.attention import MECHANISMS, STUDY
+from activation_descent.attention.efficient import mechanism, random_directions
 from activation_descent.seeding import generator
 from activation_descent.side_by_side import Report, Schedule, Shape, Weights, dense, normalise, train
 
@@ -143,7 +143,7 @@ def regression(settings: ToyProblems, rng: np.random.Generator, number: int) -> 
 PROBLEMS = {"recall": recall, "induction": induction, "copying": copying, "regression": regression}
 
 
-# Networks: the seeds of each mechanism stand together, in the order of NAMES
+# Networks: the seeds of each mechanism stand together, in the order of MECHANISMS
 
 
 class Layer:
@@ -173,14 +173,14 @@ class Layer:
             return generator(root, STUDY, EXPERIMENT, problem, name, seed)
 
         # All mechanisms of a seed start from the same weights
-        self.weights = Weights(shapes, [stream("initialise", seed) for _ in NAMES for seed in seeds])
+        self.weights = Weights(shapes, [stream("initialise", seed) for _ in MECHANISMS for seed in seeds])
         drawn = [random_directions(stream("directions", seed), d, settings.random_features) for seed in seeds]
         self.directions = torch.stack(drawn).float()[:, None]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each mechanism on its own networks: `network sequence token feature`."""
         said = []
-        for place, name in enumerate(NAMES):
+        for place, name in enumerate(MECHANISMS):
             own = slice(place * len(self.seeds), (place + 1) * len(self.seeds))
             attention = mechanism(name, self.directions, self.weights["latents"][own, None])
             said.append(attention(q[own], k[own], v[own], True))
@@ -189,7 +189,7 @@ class Layer:
     def __call__(self, inputs: Float[Tensor, "seed sequence token input"]) -> Float[Tensor, "network sequence token output"]:
         """Answers of every network; all mechanisms see the same sequences."""
         w, d = self.weights, self.settings.width
-        x = inputs.repeat(len(NAMES), 1, 1, 1)
+        x = inputs.repeat(len(MECHANISMS), 1, 1, 1)
         n, b, t, _ = x.shape
         x = dense(x.view(n, b * t, -1), w["embedding"])
         q, k, v = dense(normalise(x), w["query_key_value"]).view(n, b, t, 3 * d).chunk(3, -1)
@@ -210,7 +210,9 @@ def losses(layer: Layer, problem: str, batches: Sequence[Sequences]) -> Float[Te
         batches: one for each seed.
     """
     said = layer(torch.stack([batch.inputs for batch in batches]))
-    targets, asked = (torch.stack([getattr(b, name) for b in batches]).repeat(len(NAMES), 1, 1) for name in ("targets", "asked"))
+    targets, asked = (
+        torch.stack([getattr(b, name) for b in batches]).repeat(len(MECHANISMS), 1, 1) for name in ("targets", "asked")
+    )
     if problem == "regression":
         each = (said[..., 0] - targets).square()
     else:
@@ -238,7 +240,7 @@ def train_networks(
     """
     seeds, rates = range(settings.seeds), list(settings.rates)
     layer = Layer(problem, settings, root, [seed for seed in seeds for _ in rates])
-    each = {f"{name}_seed_{seed}_rate_{rate}": rate for name in NAMES for seed in seeds for rate in rates}
+    each = {f"{name}_seed_{seed}_rate_{rate}": rate for name in MECHANISMS for seed in seeds for rate in rates}
 
     def drawn(purpose: str, number: int, step: int = 0) -> list[Sequences]:
         return [batch for s in seeds for batch in [draw(problem, settings, root, purpose, s, number, step)] * len(rates)]
@@ -262,7 +264,7 @@ def train_networks(
         chosen = lowest + len(rates) * torch.arange(len(found))
         for name, weight in best.weights.named.items():
             weight.copy_(layer.weights[name][chosen])
-    by_name = zip(NAMES, lowest.view(len(NAMES), -1).tolist(), strict=True)
+    by_name = zip(MECHANISMS, lowest.view(len(MECHANISMS), -1).tolist(), strict=True)
     return best, {name: [rates[place] for place in own] for name, own in by_name}
 
 
@@ -274,7 +276,9 @@ def scores(layer: Layer, problem: str, settings: ToyProblems, root: int) -> Floa
     batches = [draw(problem, settings, root, "evaluate", seed, settings.evaluation_sequences) for seed in layer.seeds]
     with torch.no_grad():
         said = layer(torch.stack([batch.inputs for batch in batches]))
-    targets, asked = (torch.stack([getattr(b, name) for b in batches]).repeat(len(NAMES), 1, 1) for name in ("targets", "asked"))
+    targets, asked = (
+        torch.stack([getattr(b, name) for b in batches]).repeat(len(MECHANISMS), 1, 1) for name in ("targets", "asked")
+    )
     if problem == "regression":
         return (1 - (said[..., 0] - targets).square().mean(1) / targets.square().mean(1)).numpy()
     right = ((said.argmax(-1) == targets) & asked).sum(1)
