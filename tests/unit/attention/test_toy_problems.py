@@ -8,6 +8,7 @@ import torch
 from activation_descent import records
 from activation_descent.attention import MECHANISMS, TOY_PROBLEMS, efficient_statistics, toy_problems
 from activation_descent.attention.toy_problems import Layer, ToyProblems
+from activation_descent.seeding import generator
 
 SETTINGS = ToyProblems(
     lengths={"recall": 6, "induction": 20, "copying": 8, "regression": 7},
@@ -248,3 +249,24 @@ def test_performer_exponent_by_hand():
     table = pd.DataFrame([{"variant": "performer", "seed": 0, "level": m, "value": 3 / m**0.5} for m in (16, 64, 256)])
     (row,) = efficient_statistics.approximation_statistics(table)
     assert row["value"] == pytest.approx(-0.5)
+
+
+def test_distances_from_softmax_attention_by_numpy():
+    """The softmax of logits, linear attention and the elu's features by their formulas, on the inputs of each seed."""
+    settings = efficient_statistics.Approximation(length=5, features=4, deviation=0.3, random_features=[8, 12], seeds=2)
+    rows = efficient_statistics.approximation_records(settings, root=3)
+    records.check(records.frame(rows), "approximations")
+    found = {(row["variant"], row["level"], row["seed"]): row["value"] for row in rows}
+    cells = [("softmax", 0), ("efficient", 0), ("elu", 0), ("linear", 0), ("latent", 0), ("performer", 8), ("performer", 12)]
+    assert set(found) == {(*cell, seed) for cell in cells for seed in range(2)}
+    for seed in range(2):
+        drawn = generator(3, "attention", "approximation", "inputs", "evaluate", seed).standard_normal((3, 5, 4))
+        q, k, v = 0.3 * drawn[0], 0.3 * drawn[1], drawn[2]
+        logits = q @ k.T / 2
+        phi_q, phi_k = (np.where(x > 0, x + 1, np.exp(x)) for x in (q, k))
+        said = {"softmax": np.exp(logits), "elu": phi_q @ phi_k.T, "linear": logits}
+        exact, elu = (said[name] / said[name].sum(1, keepdims=True) @ v for name in ("softmax", "elu"))
+        length = np.linalg.norm(exact)
+        assert found["softmax", 0, seed] == 0
+        assert found["elu", 0, seed] == pytest.approx(np.linalg.norm(elu - exact) / length)
+        assert found["linear", 0, seed] == pytest.approx(np.linalg.norm(logits @ v - exact) / length)
